@@ -1,0 +1,1 @@
+"""The ports that the core declares, implemented."""

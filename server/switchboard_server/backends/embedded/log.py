@@ -1,0 +1,345 @@
+"""The embedded log: numbers events, commits what waits together, and releases scheduled events.
+
+Group commit: while one transaction is on its way to the disk, everything that arrives gathers, and
+goes into the next. Alone at low load, thousands at high load, and never a timer.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from switchboard_server.backends.embedded.store import Commit, Due, Store, StoreError
+from switchboard_server.backends.embedded.worker import Inline, Thread, Worker
+from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
+from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.ports import (
+    Appended,
+    Capabilities,
+    LogListener,
+    ReadResult,
+    RecentId,
+    Window,
+)
+from switchboard_server.core.records import Codec, Drafts, build_batches
+from switchboard_server.core.stats import COMMIT_BOUNDS, Histogram
+
+MAX_COMMIT_BYTES = 8 * 1024 * 1024
+"""A transaction takes nothing further once it holds this many bytes."""
+MAX_RELEASED = 1000
+"""Most scheduled events that enter the log in one transaction."""
+MAX_TIMER_SECONDS = 3600.0
+"""Longest wait for a scheduled event before looking again, since clocks may be set."""
+PROBE_SECONDS = 1.0
+"""How often a log that cannot be written to is tried again."""
+READERS = 2
+"""Threads that read the log for subscribers who are behind."""
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits for its transaction."""
+
+    drafts: Drafts
+    future: asyncio.Future[Any]
+    size: int
+    scheduled: bool = False
+    released: Sequence[int] = ()
+
+
+class EmbeddedLog:
+    """An `EventLog` of one process, over a `Store`.
+
+    Args:
+        store: Where batches are kept.
+        codec: How events look as bytes.
+        clock: Unix time in nanoseconds.
+        trim_interval: Seconds between two looks for what need not be retained any more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec,
+        *,
+        clock: Clock = wall_clock,
+        trim_interval: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._clock = clock
+        self._trim_interval = trim_interval
+        self._waiting: deque[_Waiting] = deque()
+        self._committing = False
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._log_id = ""
+        self._window = Window(1, 0)
+        self._time_ns = 0
+        self._problem: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._releasing: asyncio.Task[None] | None = None
+        self._due_meanwhile_ns: int | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.pending_bytes = 0
+        self.size = 0
+        self.commits = Histogram(COMMIT_BOUNDS)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this log promises."""
+        return self._store.capabilities
+
+    @property
+    def log_id(self) -> str:
+        """Names this log."""
+        return self._log_id
+
+    @property
+    def window(self) -> Window:
+        """What is retained now."""
+        return self._window
+
+    async def open(self, listener: LogListener) -> None:
+        """See `EventLog.open`."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._writer: Worker = Thread("switchboard-log") if self._store.blocks else Inline()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="switchboard-read")
+        try:
+            state = await self._writer.call(self._store.open)
+        except StoreError as error:
+            await self._writer.close()
+            self._readers.shutdown()
+            raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
+        self._log_id, self._window, self._time_ns = state.log_id, state.window, state.time_ns
+        self.size = await self._writer.call(self._store.size)
+        self._arm(state.next_due_ns)
+        self._keeper = asyncio.create_task(self._keep())
+
+    def append(self, drafts: Drafts) -> asyncio.Future[Appended]:
+        """See `EventLog.append`."""
+        return self._enqueue(drafts)
+
+    def schedule(self, drafts: Drafts) -> asyncio.Future[None]:
+        """See `EventLog.schedule`."""
+        return self._enqueue(drafts, scheduled=True)
+
+    async def read(self, after: int, max_bytes: int) -> ReadResult:
+        """See `EventLog.read`."""
+        return await self._reading(partial(self._store.read, after, max_bytes))
+
+    async def read_backward(self, before: int, max_bytes: int) -> ReadResult:
+        """See `EventLog.read_backward`."""
+        return await self._reading(partial(self._store.read_backward, before, max_bytes))
+
+    async def sequence_before(self, time_ns: int) -> int:
+        """See `EventLog.sequence_before`."""
+        return await self._reading(partial(self._store.sequence_before, time_ns))
+
+    async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
+        """See `EventLog.recent_ids`."""
+        return await self._reading(partial(self._store.recent_ids, since_ns, limit))
+
+    async def close(self) -> None:
+        """See `EventLog.close`."""
+        if self._closed:
+            return
+        for task in (self._keeper, self._releasing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._idle.wait()
+        self._closed = True
+        self._readers.shutdown()
+        await self._writer.call(self._store.close)
+        await self._writer.close()
+
+    def _enqueue(
+        self, drafts: Drafts, *, scheduled: bool = False, released: Sequence[int] = ()
+    ) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        if self._closed:
+            future.set_exception(UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+            return future
+        waiting = _Waiting(drafts, future, drafts.size(), scheduled, released)
+        self.pending_bytes += waiting.size
+        self._waiting.append(waiting)
+        if not self._committing:
+            self._committing = True
+            self._idle.clear()
+            # In the next turn of the loop, so that all calls of this turn share the transaction.
+            self._loop.call_soon(self._commit)
+        return future
+
+    def _commit(self) -> None:
+        """Sends what waits to the disk."""
+        taken, size = [], 0
+        while self._waiting and size < MAX_COMMIT_BYTES:
+            taken.append(self._waiting.popleft())
+            size += taken[-1].size
+        if not taken:
+            self._committing = False
+            self._idle.set()
+            return
+        self._time_ns = max(self._time_ns, self._clock())
+        try:
+            work = Commit(
+                build_batches(
+                    [each.drafts for each in taken if not each.scheduled],
+                    self._window.last + 1,
+                    self._time_ns,
+                    self._codec,
+                ),
+                [each.drafts for each in taken if each.scheduled],
+                [row for each in taken for row in each.released],
+                self._time_ns,
+            )
+        except Exception as error:  # A defect must fail these calls, not all later ones.
+            self._settle(taken, error)
+            self._loop.call_soon(self._commit)
+            return
+        began = time.perf_counter()
+        done = self._writer.call(partial(self._store.commit, work))
+        done.add_done_callback(partial(self._committed, taken, work, began))
+
+    def _committed(
+        self, taken: list[_Waiting], work: Commit, began: float, done: asyncio.Future[None]
+    ) -> None:
+        """Tells everybody what became of a transaction, and begins the next."""
+        error = done.exception()
+        if error is None:
+            self._succeed(taken, work, began)
+        elif isinstance(error, StoreError):
+            self._report(str(error))
+            self._settle(taken, UnavailableError("LOG_UNAVAILABLE", str(error)))
+        else:
+            self._settle(taken, error)
+        self._commit()
+
+    def _succeed(self, taken: list[_Waiting], work: Commit, began: float) -> None:
+        first = self._window.last + 1
+        if work.batches:
+            self._window = Window(self._window.first, work.batches[-1].last)
+        self.commits.observe(time.perf_counter() - began)
+        self._report(None)
+        for each in taken:
+            self.pending_bytes -= each.size
+        self._listener.appended(work.batches)
+        for each in taken:
+            if each.scheduled:
+                for extra in each.drafts.extras.values():
+                    self._arm(extra.deliver_at_ns)
+                answer = None
+            else:
+                answer = Appended(first, self._time_ns)
+                first += len(each.drafts)
+            if not each.future.done():
+                each.future.set_result(answer)
+
+    def _settle(self, taken: list[_Waiting], error: BaseException) -> None:
+        for each in taken:
+            self.pending_bytes -= each.size
+            if not each.future.done():
+                each.future.set_exception(error)
+
+    def _report(self, problem: str | None) -> None:
+        """Tells the listener when the log stops or begins to take events."""
+        if (problem is None) != (self._problem is None):
+            if problem is None:
+                _logger.info("the log takes events again")
+            else:
+                _logger.error("the log takes no events: %s", problem)
+            self._problem = problem
+            self._listener.availability_changed(problem)
+            if problem is not None:
+                self._loop.call_later(PROBE_SECONDS, self._probe)
+
+    def _probe(self) -> None:
+        if self._problem is not None and not self._closed:
+            self._writer.call(self._store.probe).add_done_callback(self._probed)
+
+    def _probed(self, done: asyncio.Future[None]) -> None:
+        if done.exception() is None:
+            self._report(None)
+        else:
+            self._loop.call_later(PROBE_SECONDS, self._probe)
+
+    def _arm(self, due_ns: int | None) -> None:
+        """Sets the alarm for the scheduled event that is due next."""
+        if due_ns is None:
+            return
+        if self._releasing is not None:
+            self._due_meanwhile_ns = min(due_ns, self._due_meanwhile_ns or due_ns)
+            return
+        wait = min(max(0.0, (due_ns - self._clock()) / SECOND_NS), MAX_TIMER_SECONDS)
+        when = self._loop.time() + wait
+        if self._timer is None or when < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._release)
+
+    def _release(self) -> None:
+        self._timer = None
+        self._releasing = asyncio.create_task(self._release_due())
+        self._releasing.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("scheduled events could not be released", exc_info=error)
+
+    async def _release_due(self) -> None:
+        """Moves scheduled events whose time has come into the log."""
+        due_ns: int | None
+        try:
+            due: Due = await self._writer.call(
+                partial(self._store.due, self._clock(), MAX_RELEASED)
+            )
+            due_ns = due.next_due_ns
+            if due.drafts:
+                await asyncio.gather(
+                    *(
+                        self._enqueue(drafts, released=[row])
+                        for row, drafts in zip(due.rows, due.drafts, strict=True)
+                    )
+                )
+        except (StoreError, UnavailableError) as error:
+            self._report(str(error))
+            due_ns = self._clock() + int(PROBE_SECONDS * SECOND_NS)
+        self._releasing = None
+        self._arm(due_ns)
+        self._arm(self._due_meanwhile_ns)
+        self._due_meanwhile_ns = None
+
+    async def _keep(self) -> None:
+        """Removes what need not be retained any more, a slice at a time between transactions."""
+        while True:
+            await asyncio.sleep(self._trim_interval)
+            try:
+                trim = partial(self._store.trim, self._clock())
+                while (window := await self._writer.call(trim)) is not None:
+                    self._window = Window(window.first, self._window.last)
+                self.size = await self._writer.call(self._store.size)
+            except StoreError as error:
+                self._report(str(error))
+
+    async def _reading(self, work: Callable[[], T]) -> T:
+        try:
+            if not self._store.blocks:
+                return work()
+            return await self._loop.run_in_executor(self._readers, work)
+        except (StoreError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not self._closed:
+                raise
+            raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error

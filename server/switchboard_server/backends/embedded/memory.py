@@ -1,0 +1,130 @@
+"""Batches in memory: for tests, and for hubs that need no yesterday."""
+
+import secrets
+import threading
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
+from operator import attrgetter
+
+from switchboard_server.backends.embedded.store import Commit, Due, Retention, StoreState
+from switchboard_server.core.ports import Capabilities, ReadResult, RecentId, Window
+from switchboard_server.core.records import Batch, Drafts
+
+_last = attrgetter("last")
+_time = attrgetter("time_ns")
+
+
+class MemoryStore:
+    """A `Store` that a restart empties.
+
+    Args:
+        retention: What is kept; bytes are those of encoded events.
+    """
+
+    capabilities = Capabilities(
+        name="memory",
+        durable="nothing: held in memory only",
+        survives_restart=False,
+        contiguous=True,
+    )
+    blocks = False
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+        self._lock = threading.Lock()
+        self._batches: list[Batch] = []
+        self._bytes = 0
+        self._window = Window(1, 0)
+        self._scheduled: list[tuple[int, int, Drafts]] = []
+        self._rows = 0
+
+    def open(self) -> StoreState:
+        """See `Store.open`."""
+        return StoreState(secrets.token_hex(4), self._window, 0, None)
+
+    def commit(self, work: Commit) -> None:
+        """See `Store.commit`."""
+        with self._lock:
+            for batch in work.batches:
+                self._batches.append(batch)
+                self._bytes += len(batch.frames)
+                self._window = Window(self._window.first, batch.last)
+            if work.released:
+                gone = set(work.released)
+                self._scheduled = [each for each in self._scheduled if each[1] not in gone]
+            for drafts in work.scheduled:
+                for index in range(len(drafts)):
+                    self._rows += 1
+                    due_ns = drafts.extras[index].deliver_at_ns
+                    insort(self._scheduled, (due_ns, self._rows, drafts.select([index])))
+
+    def due(self, now_ns: int, limit: int) -> Due:
+        """See `Store.due`."""
+        ready = [each for each in self._scheduled[:limit] if each[0] <= now_ns]
+        following = self._scheduled[len(ready) : len(ready) + 1]
+        return Due(
+            rows=[row for _, row, _ in ready],
+            drafts=[drafts for _, _, drafts in ready],
+            next_due_ns=following[0][0] if following else None,
+        )
+
+    def probe(self) -> None:
+        """See `Store.probe`."""
+
+    def trim(self, now_ns: int) -> Window | None:
+        """See `Store.trim`."""
+        age, limit = self._retention.age_ns, self._retention.bytes
+        with self._lock:
+            number = 0
+            while number < len(self._batches):
+                batch = self._batches[number]
+                old = age and batch.time_ns <= now_ns - age
+                if not old and not (limit and self._bytes > limit):
+                    break
+                self._bytes -= len(batch.frames)
+                self._window = Window(batch.last + 1, self._window.last)
+                number += 1
+            del self._batches[:number]
+            return self._window if number else None
+
+    def size(self) -> int:
+        """See `Store.size`."""
+        return self._bytes
+
+    def read(self, after: int, max_bytes: int) -> ReadResult:
+        """See `Store.read`."""
+        with self._lock:
+            start = bisect_right(self._batches, after, key=_last)
+            stop, size = start, 0
+            while stop < len(self._batches) and size < max_bytes:
+                size += len(self._batches[stop].frames)
+                stop += 1
+            return ReadResult(self._batches[start:stop], self._window)
+
+    def read_backward(self, before: int, max_bytes: int) -> ReadResult:
+        """See `Store.read_backward`."""
+        with self._lock:
+            stop = bisect_left(self._batches, before, key=attrgetter("first"))
+            start, size = stop, 0
+            while start > 0 and size < max_bytes:
+                start -= 1
+                size += len(self._batches[start].frames)
+            return ReadResult(self._batches[start:stop], self._window)
+
+    def sequence_before(self, time_ns: int) -> int:
+        """See `Store.sequence_before`."""
+        with self._lock:
+            number = bisect_left(self._batches, time_ns, key=_time)
+            return self._batches[number - 1].last if number else self._window.first - 1
+
+    def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
+        """See `Store.recent_ids`."""
+        found = [
+            RecentId(batch.route(index).source_service, each, batch.first + index, batch.time_ns)
+            for batch in self._batches[bisect_left(self._batches, since_ns, key=_time) :]
+            for index, each in batch.ids.items()
+        ]
+        return found[-limit:]
+
+    def close(self) -> None:
+        """See `Store.close`."""

@@ -1,0 +1,117 @@
+"""Batches and scheduled events as the rows of their tables, and back."""
+
+from __future__ import annotations  # array[int] is for type checkers only
+
+import json
+import sys
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Any
+
+from switchboard_server.core.filters import Route
+from switchboard_server.core.ports import RecentId
+from switchboard_server.core.records import Batch, Drafts, Extra
+
+Row = tuple[int, int, int, int, int, str, bytes, bytes | None, bytes]
+"""A row of the table `batches`."""
+
+
+def from_batch(batch: Batch) -> Row:
+    """The row of a batch."""
+    header: dict[str, Any] = {"routes": [astuple(route) for route in batch.routes]}
+    for name in ("ids", "attributes", "ordering_keys", "expiries"):
+        if column := getattr(batch, name):
+            header[name] = column
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    ends = _little(batch.ends)
+    route_of = None if batch.route_of is None else _little(batch.route_of)
+    crc = _crc(text, ends, route_of, batch.frames)
+    frames = batch.frames
+    return (batch.last, batch.first, batch.time_ns, len(frames), crc, text, ends, route_of, frames)
+
+
+def to_batch(row: Row) -> Batch | None:
+    """The batch of a row; None: the row is not as it was written."""
+    _, first, time_ns, _, crc, text, ends, route_of, frames = row
+    if crc != _crc(text, ends, route_of, frames):
+        return None
+    header = json.loads(text)
+    return Batch(
+        first=first,
+        time_ns=time_ns,
+        frames=frames,
+        ends=_array("I", ends),
+        routes=tuple(Route(*route) for route in header["routes"]),
+        route_of=None if route_of is None else _array("H", route_of),
+        **{
+            name: {int(index): value for index, value in header[name].items()}
+            for name in ("ids", "attributes", "ordering_keys", "expiries")
+            if name in header
+        },
+    )
+
+
+def recent_ids(
+    first: int, time_ns: int, text: str, count: int, route_of: bytes | None
+) -> list[RecentId]:
+    """The ids that the publishers of a batch's events gave."""
+    header = json.loads(text)
+    numbers = array("H", bytes(2 * count)) if route_of is None else _array("H", route_of)
+    return [
+        RecentId(header["routes"][numbers[int(index)]][1], each, first + int(index), time_ns)
+        for index, each in header.get("ids", {}).items()
+    ]
+
+
+def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int, str, bytes]]:
+    """The rows of scheduled events."""
+    for index, body in enumerate(drafts.bodies):
+        extra = drafts.extras[index]
+        header = {
+            "route": astuple(drafts.route(index)),
+            "id": drafts.ids[index] if drafts.ids else "",
+            "extra": astuple(extra),
+            "publisher": drafts.publisher,
+        }
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+        yield extra.deliver_at_ns, accepted_ns, text, body
+
+
+def to_scheduled(text: str, body: bytes) -> Drafts:
+    """The drafts of a scheduled event's row."""
+    header = json.loads(text)
+    return Drafts(
+        bodies=[body],
+        routes=Route(*header["route"]),
+        ids=[header["id"]] if header["id"] else None,
+        extras={0: Extra(*header["extra"])},
+        publisher=header["publisher"],
+    )
+
+
+def scheduled_id(text: str, accepted_ns: int) -> RecentId:
+    """The id of a scheduled event; empty where its publisher gave none."""
+    header = json.loads(text)
+    return RecentId(header["route"][1], header["id"], 0, accepted_ns)
+
+
+def _crc(text: str, ends: bytes, route_of: bytes | None, frames: bytes) -> int:
+    return zlib.crc32(
+        frames, zlib.crc32(route_of or b"", zlib.crc32(ends, zlib.crc32(text.encode())))
+    )
+
+
+def _little(numbers: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        numbers = array(numbers.typecode, numbers)
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _array(typecode: str, data: bytes) -> array[int]:
+    numbers = array(typecode, data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

@@ -1,0 +1,118 @@
+"""What must hold between settings that are each valid by themselves."""
+
+import ipaddress
+from collections.abc import Callable, Collection, Iterator
+
+from switchboard_server.config_sections import Settings
+from switchboard_server.security.errors import CredentialsError
+
+Finding = tuple[str, str]
+"""The name of a setting that is to blame, and what is wrong with it and what is allowed."""
+
+
+def check_settings(settings: Settings, skip: Collection[str] = ()) -> Iterator[Finding]:
+    """Finds settings that do not fit together, and files that cannot be used.
+
+    Args:
+        settings: The settings.
+        skip: Names of settings that were found bad before and have their default here; what depends
+            on one of them is not checked.
+
+    Yields:
+        What was found.
+    """
+    for names, check in _CHECKS:
+        if not names.intersection(skip):
+            yield from check(settings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or host name of `HOST` cannot be reached from other machines."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def _check_ports(settings: Settings) -> Iterator[Finding]:
+    server = settings.server
+    if server.port and server.port == server.grpc_port:
+        yield "GRPC_PORT", "must be another port than PORT"
+
+
+def _check_host(settings: Settings) -> Iterator[Finding]:
+    if not settings.auth.configured and not is_loopback(settings.server.host):
+        yield (
+            "HOST",
+            "is reachable from other machines, and nobody would need a token. Set JWT_SECRET_KEY "
+            "to at least 32 random bytes, or JWT_ALGORITHM and JWT_PUBLIC_KEY_FILE; or set HOST to "
+            "a loopback address: 127.0.0.1, ::1 or localhost",
+        )
+
+
+def _check_keys(settings: Settings) -> Iterator[Finding]:
+    auth = settings.auth
+    try:
+        auth.load_keys()
+    except CredentialsError as error:
+        names = {
+            "secret": "JWT_SECRET_KEY",
+            "public_key_file": "JWT_PUBLIC_KEY_FILE",
+            "private_key_file": "JWT_PRIVATE_KEY_FILE",
+        }
+        yield from ((names[parameter], text) for parameter, text in error.problems)
+    if not auth.configured:
+        # Whoever sets them believes that tokens are checked.
+        for name, value in (("JWT_AUDIENCE", auth.audience), ("JWT_ISSUER", auth.issuer)):
+            if value is not None:
+                yield (
+                    name,
+                    "needs a key to check tokens with: JWT_SECRET_KEY or JWT_PUBLIC_KEY_FILE",
+                )
+
+
+def _check_tls(settings: Settings) -> Iterator[Finding]:
+    tls = settings.tls
+    names = {
+        "cert_file": "SWITCHBOARD_TLS_CERT_FILE",
+        "key_file": "SWITCHBOARD_TLS_KEY_FILE",
+        "client_ca_file": "SWITCHBOARD_TLS_CLIENT_CA_FILE",
+    }
+    given = [name for name in names if getattr(tls, name) is not None]
+    missing = [name for name in ("cert_file", "key_file") if name not in given]
+    if given and missing:
+        needing = " and ".join(names[name] for name in given)
+        yield from ((names[name], f"is not set, and {needing} needs it") for name in missing)
+        return
+    try:
+        tls.load()
+    except CredentialsError as error:
+        yield from ((names[parameter], text) for parameter, text in error.problems)
+
+
+def _check_sizes(settings: Settings) -> Iterator[Finding]:
+    event, message = settings.limits.max_event_bytes, settings.limits.max_message_bytes
+    if event > message:
+        text = f"must be at most SWITCHBOARD_MAX_MESSAGE_BYTES, which is {message}"
+        yield "SWITCHBOARD_MAX_EVENT_BYTES", text
+    if event > settings.storage.max_pending_bytes:
+        text = f"must be at least SWITCHBOARD_MAX_EVENT_BYTES, which is {event}"
+        yield "SWITCHBOARD_MAX_PENDING_BYTES", text
+
+
+_CHECKS: tuple[tuple[frozenset[str], Callable[[Settings], Iterator[Finding]]], ...] = (
+    (frozenset({"PORT", "GRPC_PORT"}), _check_ports),
+    (frozenset({"HOST"}), _check_host),
+    (frozenset({"JWT_ALGORITHM"}), _check_keys),
+    (frozenset(), _check_tls),
+    (
+        frozenset(
+            {
+                "SWITCHBOARD_MAX_EVENT_BYTES",
+                "SWITCHBOARD_MAX_MESSAGE_BYTES",
+                "SWITCHBOARD_MAX_PENDING_BYTES",
+            }
+        ),
+        _check_sizes,
+    ),
+)

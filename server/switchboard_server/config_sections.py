@@ -1,0 +1,292 @@
+"""The settings, one section a concern; `switchboard_server.config` reads them.
+
+A field's alias is its name in the environment, and the docstring under it is what `--help` and the
+README say.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from switchboard_server.security.keys import Keys
+    from switchboard_server.security.tls import Tls
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
+_DOTTED_NUMBER = re.compile(r"[0-9.]+")
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Says in words what a field takes, where its type does not say it all."""
+
+    text: str
+
+
+def _check_host(host: str) -> str:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # 256.0.0.1 has the shape of a name, but whoever wrote it meant an address.
+        if not _HOST_NAME.fullmatch(host) or _DOTTED_NUMBER.fullmatch(host):
+            raise
+    return host
+
+
+Host = Annotated[str, AfterValidator(_check_host), Allowed("an IP address or a host name")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# gRPC keeps sizes of messages in 32 bits.
+MessageBytes = Annotated[int, Field(ge=1024, le=2**31 - 1)]
+Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Section(BaseModel):
+    """Base of the sections."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # A secret that fails a check must not show up in the error.
+        hide_input_in_errors=True,
+    )
+
+    title: ClassVar[str]
+
+
+class ServerSettings(Section):
+    """Where the hub listens, and what it offers there."""
+
+    title = "Server"
+
+    host: Host = Field(default="127.0.0.1", alias="HOST")
+    """Address that both ports listen on. Without a key for tokens only loopback is allowed."""
+
+    port: Port = Field(default=8008, alias="PORT")
+    """Port of the bridge: /health, /livez, /readyz, /metrics. 0: any free port."""
+
+    grpc_port: Port = Field(default=50051, alias="GRPC_PORT")
+    """Port of gRPC. 0: any free port."""
+
+    reflection: bool = Field(default=True, alias="SWITCHBOARD_REFLECTION")
+    """Whether gRPC answers server reflection, by which grpcurl learns the services."""
+
+    channelz: bool = Field(default=False, alias="SWITCHBOARD_CHANNELZ")
+    """Whether gRPC serves channelz, which shows every connection to whoever asks."""
+
+    shutdown_seconds: Seconds = Field(default=10, alias="SWITCHBOARD_SHUTDOWN_SECONDS")
+    """Seconds that open calls get to end after SIGTERM or SIGINT. A second signal ends them at
+    once."""
+
+
+class TlsSettings(Section):
+    """Encryption of both ports."""
+
+    title = "TLS"
+
+    cert_file: Path | None = Field(default=None, alias="SWITCHBOARD_TLS_CERT_FILE")
+    """PEM file with the server's certificate and those of its issuers. Not set: no encryption."""
+
+    key_file: Path | None = Field(default=None, alias="SWITCHBOARD_TLS_KEY_FILE")
+    """PEM file with the unencrypted private key of the certificate."""
+
+    client_ca_file: Path | None = Field(default=None, alias="SWITCHBOARD_TLS_CLIENT_CA_FILE")
+    """PEM file with the authorities whose client certificates are let in (mutual TLS). Not set:
+    clients need no certificate."""
+
+    def load(self) -> "Tls | None":
+        """Reads the files.
+
+        Returns:
+            What both ports need to encrypt, or None if that is not wanted.
+
+        Raises:
+            CredentialsError: A file cannot be used.
+        """
+        if self.cert_file is None or self.key_file is None:
+            return None
+        # Imported where it is needed: gRPC takes a while to load, and --help has no use for it.
+        from switchboard_server.security.tls import load_tls  # noqa: PLC0415
+
+        return load_tls(self.cert_file, self.key_file, self.client_ca_file)
+
+
+class AuthSettings(Section):
+    """Who may call: every call brings a JSON Web Token once a key is configured."""
+
+    title = "Tokens"
+
+    secret_key: SecretStr | None = Field(default=None, alias="JWT_SECRET_KEY")
+    """Secret that tokens are signed with under HS256 (at least 32 bytes), HS384 (48) or HS512 (64).
+    Neither this nor JWT_PUBLIC_KEY_FILE set: no token is asked for, and the hub listens on loopback
+    only."""
+
+    algorithm: Algorithm = Field(default="HS256", alias="JWT_ALGORITHM")
+    """The one algorithm whose signatures are accepted. HS* take JWT_SECRET_KEY, the others the key
+    files."""
+
+    public_key_file: Path | None = Field(default=None, alias="JWT_PUBLIC_KEY_FILE")
+    """PEM file with the public key that verifies tokens, for RS256, ES256 and EdDSA."""
+
+    private_key_file: Path | None = Field(default=None, alias="JWT_PRIVATE_KEY_FILE")
+    """PEM file with the private key that the command `token` signs with, for RS256, ES256 and
+    EdDSA. The hub itself does not need it."""
+
+    audience: str | None = Field(default=None, alias="JWT_AUDIENCE")
+    """Audience (`aud`) that a token must be for. Not set: tokens that name an audience are
+    refused."""
+
+    issuer: str | None = Field(default=None, alias="JWT_ISSUER")
+    """Issuer (`iss`) that a token must come from. Not set: any."""
+
+    expire_minutes: int = Field(default=1440, ge=1, alias="JWT_EXPIRE_MINUTES")
+    """Minutes that a token from the command `token` is valid, unless it is told otherwise."""
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a key, so that every call needs a token."""
+        return self.secret_key is not None or self.public_key_file is not None
+
+    def load_keys(self) -> "Keys | None":
+        """Makes the keys ready for use.
+
+        Returns:
+            The keys, or None if none is configured.
+
+        Raises:
+            CredentialsError: They cannot be used.
+        """
+        if (
+            not self.configured
+            and self.private_key_file is None
+            and self.algorithm.startswith("HS")
+        ):
+            return None
+        # Imported where it is needed: a hub that asks for no tokens saves ten megabytes.
+        from switchboard_server.security.keys import load_keys  # noqa: PLC0415
+
+        return load_keys(
+            self.algorithm,
+            secret=None if self.secret_key is None else self.secret_key.get_secret_value(),
+            public_key_file=self.public_key_file,
+            private_key_file=self.private_key_file,
+        )
+
+
+class StorageSettings(Section):
+    """The log that keeps the events."""
+
+    title = "Storage"
+
+    backend: Literal["embedded"] = Field(default="embedded", alias="SWITCHBOARD_BACKEND")
+    """What stores events and carries them between hubs. embedded: this process alone."""
+
+    log: Literal["sqlite", "memory"] = Field(default="sqlite", alias="SWITCHBOARD_LOG")
+    """Where the log is kept. sqlite: in a file, safe when the process or the machine dies; memory:
+    gone when the process ends, for tests."""
+
+    data_dir: Path = Field(default=Path("./data"), alias="SWITCHBOARD_DATA_DIR")
+    """Folder of the log; it is made if need be. One hub at a time can use it."""
+
+    retention_seconds: int = Field(
+        default=7 * 24 * 3600, ge=0, alias="SWITCHBOARD_RETENTION_SECONDS"
+    )
+    """Age in seconds after which events are removed. 0: age removes nothing."""
+
+    retention_bytes: int = Field(default=10 * 1024 * MIB, ge=0, alias="SWITCHBOARD_RETENTION_BYTES")
+    """Size in bytes of all events together beyond which the oldest are removed. 0: size removes
+    nothing."""
+
+    tail_bytes: int = Field(default=64 * MIB, ge=0, alias="SWITCHBOARD_TAIL_BYTES")
+    """Bytes of the newest events that are also held in memory, from where subscribers are served.
+    One that falls further behind reads from the log."""
+
+    max_pending_bytes: int = Field(default=64 * MIB, ge=1024, alias="SWITCHBOARD_MAX_PENDING_BYTES")
+    """Bytes of published events that may wait for the log at once. Beyond it publishes are refused
+    with RESOURCE_EXHAUSTED."""
+
+
+class LimitSettings(Section):
+    """What one caller can ask for."""
+
+    title = "Limits"
+
+    max_message_bytes: MessageBytes = Field(default=4 * MIB, alias="SWITCHBOARD_MAX_MESSAGE_BYTES")
+    """Largest gRPC message that is taken, in bytes."""
+
+    max_event_bytes: MessageBytes = Field(default=MIB, alias="SWITCHBOARD_MAX_EVENT_BYTES")
+    """Largest event that is taken, in bytes of its protobuf form."""
+
+    max_subscriptions: int = Field(default=20_000, ge=1, alias="SWITCHBOARD_MAX_SUBSCRIPTIONS")
+    """Subscriptions that may be open at once. Beyond it new ones are refused with
+    RESOURCE_EXHAUSTED."""
+
+    idempotency_seconds: int = Field(default=120, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_SECONDS")
+    """Seconds within which an event that is published again, by source_service and id, is answered
+    with its first result."""
+
+    idempotency_max_keys: int = Field(
+        default=1_000_000, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_MAX_KEYS"
+    )
+    """Events that are remembered for that at most; beyond it the oldest are forgotten early."""
+
+
+class LoggingSettings(Section):
+    """What the hub says on standard error."""
+
+    title = "Logging"
+
+    debug: bool = Field(default=False, alias="DEBUG")
+    """Whether to log at level debug and to run asyncio in its debug mode, which is slow."""
+
+    log_level: LogLevel | None = Field(default=None, alias="SWITCHBOARD_LOG_LEVEL")
+    """Least level that is logged. Not set: info, or debug with DEBUG."""
+
+    log_format: Literal["text", "json"] = Field(default="text", alias="SWITCHBOARD_LOG_FORMAT")
+    """text: a line for people; json: a JSON object a line."""
+
+    @property
+    def level(self) -> LogLevel:
+        """The level that the two settings make."""
+        return self.log_level or ("debug" if self.debug else "info")
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
+
+    ignored: tuple[str, ...] = ()
+    """Names that are set and have no effect in this version."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves reading the environment to `load_settings`.
+
+        Names there are flat and the sections nested; and unknown names are to be reported together
+        with bad values, which needs both in one hand.
+        """
+        return (init_settings,)

@@ -1,0 +1,323 @@
+"""What clients can do with durable events, whatever door they come through."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from switchboard_server.core.clock import Clock, wall_clock
+from switchboard_server.core.errors import (
+    OutOfRangeError,
+    ResourceExhaustedError,
+    UnavailableError,
+    invalid_field,
+)
+from switchboard_server.core.filters import Filter, validate
+from switchboard_server.core.listing import Page, Query, list_page
+from switchboard_server.core.ports import EventLog, ReadResult
+from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.publishing import Published, Publisher, PublishLimits
+from switchboard_server.core.records import Batch, Drafts
+from switchboard_server.core.stats import EventStats
+from switchboard_server.core.subscription import Subscription
+from switchboard_server.core.tail import Tail
+
+DEFAULT_HEARTBEAT = 15.0
+"""Seconds of silence after which a subscription says that it lives, unless told otherwise."""
+HEARTBEAT_BOUNDS = (1.0, 3600.0)
+"""What a subscriber may ask for, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the hub takes on.
+
+    Args:
+        publish: How much publishing.
+        max_subscriptions: Most subscriptions at a time.
+        tail_bytes: How much of the log is kept in memory.
+    """
+
+    publish: PublishLimits = field(default_factory=PublishLimits)
+    max_subscriptions: int = 20_000
+    tail_bytes: int = 64 * 1024 * 1024
+
+
+class Begin(Enum):
+    """Named places to begin a subscription."""
+
+    LATEST = "latest"
+    EARLIEST = "earliest"
+
+
+@dataclass(frozen=True, slots=True)
+class AfterSequence:
+    """Begin with the first event after a sequence."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AfterTime:
+    """Begin with the first event that entered the log after a Unix time in nanoseconds."""
+
+    time_ns: int
+
+
+Start = Literal[Begin.LATEST, Begin.EARLIEST] | AfterSequence | AfterTime
+"""Where a subscription begins."""
+
+
+class EventHub:
+    """The hub's events. Its methods are called in one event loop, concurrently as it comes.
+
+    Args:
+        log: Where events are kept.
+        limits: How much the hub takes on.
+        clock: Unix time in nanoseconds.
+    """
+
+    def __init__(
+        self, log: EventLog, limits: Limits | None = None, clock: Clock = wall_clock
+    ) -> None:
+        self._log = log
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._tail = Tail(self._limits.tail_bytes, 0)
+        self._publisher = Publisher(log, self._limits.publish, clock)
+        self._subscriptions: dict[Subscription, None] = {}
+        self._blocked: deque[asyncio.Future[None]] = deque()
+        self._closing: UnavailableError | None = None
+        self._published = 0
+        self._delivered = 0
+        self._gaps = 0
+        self._first_at_start = 1
+        self.problem: str | None = None
+        self.availability = asyncio.Event()
+
+    @property
+    def log(self) -> EventLog:
+        """Where events are kept."""
+        return self._log
+
+    async def open(self) -> None:
+        """Opens the log and takes up where it stands.
+
+        Raises:
+            UnavailableError: The log cannot be opened.
+        """
+        await self._log.open(self)
+        self._tail = Tail(self._limits.tail_bytes, self._log.window.last)
+        self._first_at_start = self._log.window.first
+        await self._publisher.recall()
+
+    async def publish(self, drafts: Drafts, principal: Principal = ANONYMOUS) -> Published:
+        """Publishes events of one call.
+
+        Args:
+            drafts: The events, at least one. Those that the caller's door or the hub refuses do not
+                keep the others from being accepted.
+            principal: Who publishes.
+
+        Returns:
+            What became of each, when all that were accepted are durable.
+
+        Raises:
+            UnavailableError: The log took none of them, or the hub shuts down.
+            ResourceExhaustedError: Too much waits to become durable; nothing was taken.
+
+        Cancelling it does not take back what is on its way to the log. Calls that begin one after
+        the other put their events into the log in that order.
+        """
+        if self._closing is not None:
+            raise self._closing
+        return await self._publisher.publish(drafts, principal)
+
+    async def room(self) -> None:
+        """Waits until the log is not behind by more than the limit. Safe to cancel."""
+        while self._publisher.overloaded and self._closing is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._blocked.append(waiter)
+            await waiter
+
+    async def subscribe(
+        self,
+        wish: Filter,
+        start: Start = Begin.LATEST,
+        principal: Principal = ANONYMOUS,
+        heartbeat: float = DEFAULT_HEARTBEAT,
+    ) -> Subscription:
+        """Opens a subscription; the caller closes it.
+
+        Args:
+            wish: Which events.
+            start: Where to begin.
+            principal: Who subscribes.
+            heartbeat: Seconds of silence after which to say that the subscription lives.
+
+        Raises:
+            InvalidArgumentError: The filter or the heartbeat is not allowed.
+            PermissionDeniedError: The filter asks for more than the caller may read.
+            OutOfRangeError: The log has not reached the sequence to begin after.
+            ResourceExhaustedError: There are as many subscriptions as there may be.
+            UnavailableError: The hub shuts down.
+        """
+        low, high = HEARTBEAT_BOUNDS
+        if not low <= heartbeat <= high:
+            raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
+        validate(wish)
+        check_scope(principal, "events.subscribe", wish)
+        self._admit()
+        after = await self._position(start)
+        self._admit()
+        subscription = Subscription(
+            wish,
+            after,
+            announce_caught_up=after < self._tail.last,
+            tail=self._tail,
+            read=self._read,
+            clock=self._clock,
+            heartbeat=heartbeat,
+        )
+        self._subscriptions[subscription] = None
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Closes a subscription. May be called twice."""
+        if self._subscriptions.pop(subscription, self) is None:
+            self._delivered += subscription.delivered
+            self._gaps += subscription.gaps
+            subscription.close()
+
+    async def list_events(self, query: Query, principal: Principal = ANONYMOUS) -> Page:
+        """Reads a page of the history.
+
+        Args:
+            query: What is wanted.
+            principal: Who asks.
+
+        Raises:
+            InvalidArgumentError: The filter, the page size or the token is not allowed.
+            PermissionDeniedError: The filter asks for more than the caller may read.
+            UnavailableError: The log cannot be read now.
+        """
+        validate(query.filter)
+        check_scope(principal, "events.view", query.filter)
+        return await list_page(self._log, query, self._clock)
+
+    def begin_shutdown(self) -> UnavailableError:
+        """Takes nothing more, and ends every subscription after what it is handing out now.
+
+        Returns:
+            The error that callers get from now on.
+        """
+        self._closing = UnavailableError(
+            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
+        )
+        for subscription in self._subscriptions:
+            subscription.end(self._closing)
+        self._release()
+        return self._closing
+
+    async def close(self) -> None:
+        """Makes what waits durable, and closes the log."""
+        await self._log.close()
+
+    def stats(self) -> EventStats:
+        """What the hub counts, as it is now."""
+        log, publisher, window = self._log, self._publisher, self._log.window
+        retained = window.last - window.first + 1
+        return EventStats(
+            published=self._published,
+            scheduled=publisher.scheduled,
+            duplicates=publisher.duplicates,
+            refused=dict(publisher.refused),
+            delivered=self._delivered + sum(each.delivered for each in self._subscriptions),
+            gaps=self._gaps + sum(each.gaps for each in self._subscriptions),
+            trimmed=window.first - self._first_at_start,
+            log_events=retained,
+            log_bytes=log.size,
+            first_sequence=window.first if retained else 0,
+            last_sequence=window.last,
+            subscribers=len(self._subscriptions),
+            slow_readers=sum(each.behind for each in self._subscriptions),
+            tail_bytes=self._tail.bytes,
+            pending_bytes=log.pending_bytes,
+            remembered_ids=len(publisher.ids),
+            forgotten_ids=publisher.ids.forgotten,
+            commits=log.commits,
+        )
+
+    def appended(self, batches: Sequence[Batch]) -> None:
+        """Takes what has become durable; see `LogListener`."""
+        for batch in batches:
+            self._published += len(batch)
+            self._tail.append(batch)
+        self._release()
+
+    def availability_changed(self, problem: str | None) -> None:
+        """Takes notice whether the log can be written to; see `LogListener`."""
+        self.problem = problem
+        self.availability.set()
+        self._release()
+
+    def _release(self) -> None:
+        while self._blocked:
+            waiter = self._blocked.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _admit(self) -> None:
+        if self._closing is not None:
+            raise self._closing
+        limit = self._limits.max_subscriptions
+        if len(self._subscriptions) >= limit:
+            raise ResourceExhaustedError(
+                "LIMIT_REACHED",
+                f"there are {limit} subscriptions already; raise SWITCHBOARD_MAX_SUBSCRIPTIONS",
+                metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_SUBSCRIPTIONS"},
+            )
+
+    async def _position(self, start: Start) -> int:
+        window = self._log.window
+        if start is Begin.LATEST:
+            return window.last
+        if start is Begin.EARLIEST:
+            return window.first - 1
+        if isinstance(start, AfterTime):
+            return await self._log.sequence_before(start.time_ns + 1)
+        if start.sequence > window.last:
+            raise OutOfRangeError(
+                "SEQUENCE_OUT_OF_RANGE",
+                f"after_sequence: the log has reached {window.last}, not {start.sequence}; "
+                "the position is of another log, begin with START_AT_EARLIEST",
+                metadata={"last_sequence": str(window.last)},
+            )
+        return start.sequence
+
+    async def _read(self, after: int, max_bytes: int) -> ReadResult:
+        if after >= self._tail.floor:
+            await asyncio.sleep(0)  # A turn of the loop for the others, as a read of the log gives.
+            if after >= self._tail.floor:
+                return ReadResult(self._tail.read(after, max_bytes), self._log.window)
+        return await self._log.read(after, max_bytes)
+
+
+def check_scope(principal: Principal, permission: str, wish: Filter) -> None:
+    """Checks that a filter stays within the scope of a permission.
+
+    Args:
+        principal: Who asks.
+        permission: The permission that reading needs.
+        wish: The events asked for.
+
+    Raises:
+        PermissionDeniedError: It asks for types outside.
+    """
+    if not principal.scoped(permission):
+        principal.require(permission)
+        return
+    for pattern in wish.types or ("*",):
+        principal.require(permission, pattern)

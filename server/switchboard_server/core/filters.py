@@ -1,0 +1,139 @@
+"""Which events a subscription wants."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from switchboard_server.core.errors import InvalidArgumentError, Violation
+
+MAX_NAME = 255
+"""Longest type, service name, key or id, in characters."""
+MAX_FILTER_ENTRIES = 256
+"""Most entries of a filter, all its fields together."""
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether a pattern matches everything that a name, or another pattern, stands for.
+
+    Args:
+        pattern: An exact name, or a prefix that ends in "*".
+        name: An exact name, or a prefix that ends in "*".
+    """
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The part of an event that decides who gets it, shared by all that have it in common."""
+
+    type: str
+    source_service: str
+    target_service: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A subscriber's wish.
+
+    Fields are AND, entries of a field OR, an empty field matches everything.
+
+    Two filters that want the same are equal, however their entries were ordered, so that their
+    subscribers can share encoded batches.
+    """
+
+    types: tuple[str, ...] = ()
+    source_services: tuple[str, ...] = ()
+    target_services: tuple[str, ...] = ()
+    min_priority: int = 0
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    key: tuple[object, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sorts the entries and derives the key by which equal filters are found."""
+        for name in ("types", "source_services", "target_services"):
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
+        object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
+        key = (
+            self.types,
+            self.source_services,
+            self.target_services,
+            self.min_priority,
+            tuple(sorted(self.attributes.items())),
+        )
+        object.__setattr__(self, "key", key)
+
+    def __hash__(self) -> int:
+        """Hashes by what is wanted."""
+        return hash(self.key)
+
+    def matches_route(self, route: Route) -> bool:
+        """Whether everything but the attributes matches."""
+        return (
+            route.priority >= self.min_priority
+            and _matches(self.types, route.type)
+            and _matches(self.source_services, route.source_service)
+            and _matches(self.target_services, route.target_service)
+        )
+
+    def matches_attributes(self, attributes: Mapping[str, str]) -> bool:
+        """Whether an event's attributes include all that are wanted."""
+        return all(attributes.get(name) == value for name, value in self.attributes.items())
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return not patterns or any(covers(pattern, name) for pattern in patterns)
+
+
+EVERYTHING = Filter()
+"""The filter that matches every event."""
+
+
+def validate(wish: Filter, path: str = "filter") -> None:
+    """Checks a filter that came from outside.
+
+    Args:
+        wish: The filter.
+        path: Where it stands in the request, for the error.
+
+    Raises:
+        InvalidArgumentError: Names every field that is not allowed.
+    """
+    lists = {
+        "types": wish.types,
+        "source_services": wish.source_services,
+        "target_services": wish.target_services,
+    }
+    entries = sum(map(len, lists.values())) + len(wish.attributes)
+    if entries > MAX_FILTER_ENTRIES:
+        text = f"has {entries} entries, at most {MAX_FILTER_ENTRIES} are allowed"
+        raise InvalidArgumentError(
+            "TOO_LARGE",
+            f"{path}: {text}; use a prefix such as 'order.*', or several subscriptions",
+            violations=[Violation(path, text)],
+            metadata={"limit": str(MAX_FILTER_ENTRIES), "actual": str(entries)},
+        )
+    violations = [
+        Violation(f"{path}.{name}", problem)
+        for name, patterns in lists.items()
+        for pattern in patterns
+        if (problem := _pattern_problem(pattern))
+    ]
+    if violations:
+        raise InvalidArgumentError(
+            "INVALID_FIELD",
+            "; ".join(f"{each.field}: {each.description}" for each in violations),
+            violations=violations,
+        )
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    if not pattern:
+        return "an entry is empty; leave the list empty to match everything"
+    if len(pattern) > MAX_NAME:
+        return f"{pattern[:20]!r}… has {len(pattern)} characters, at most {MAX_NAME} are allowed"
+    if "*" in pattern[:-1]:
+        return f"{pattern!r} has a '*' before its end; only a prefix such as 'order.*' is possible"
+    return None

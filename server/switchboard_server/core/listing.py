@@ -1,0 +1,206 @@
+"""Reading the log's history a page at a time."""
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from switchboard_server.core.clock import Clock
+from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.filters import EVERYTHING, Filter
+from switchboard_server.core.ports import EventLog, ReadResult
+from switchboard_server.core.records import Batch
+
+DEFAULT_PAGE = 100
+"""Events of a page where the query names no number."""
+MAX_PAGE = 1000
+"""Most events of a page."""
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+"""A page takes no further event once it holds this many bytes: it stays below gRPC's 4 MiB."""
+MAX_SCAN_BYTES = 32 * 1024 * 1024
+"""How much of the log one page looks through at most."""
+READ_BYTES = 1024 * 1024
+"""How much of the log is read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What of the history is wanted.
+
+    Args:
+        filter: Which events.
+        start_ns: Only what entered the log at or after this Unix time; None: no bound.
+        end_ns: Only what entered the log before this Unix time; None: no bound.
+        newest_first: Which end comes first.
+        page_size: Most events of the page, 1 to 1000; 0: 100.
+        page_token: Where the page before ended; empty: the first page.
+    """
+
+    filter: Filter = EVERYTHING
+    start_ns: int | None = None
+    end_ns: int | None = None
+    newest_first: bool = True
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(slots=True)
+class Page:
+    """Part of the history.
+
+    Attributes:
+        frames: The encoded events, in the query's order.
+        next_page_token: Asks for the next page; empty: there is none.
+    """
+
+    frames: list[bytes] = field(default_factory=list)
+    next_page_token: str = ""
+
+
+async def list_page(log: EventLog, query: Query, clock: Clock) -> Page:
+    """Reads one page.
+
+    Args:
+        log: The log.
+        query: What is wanted.
+        clock: Unix time in nanoseconds; what has expired by it is left out.
+
+    Raises:
+        InvalidArgumentError: The page size or the token is not allowed.
+        UnavailableError: The log cannot be read now.
+    """
+    if query.page_size > MAX_PAGE or query.page_size < 0:
+        raise invalid_field("page_size", f"{query.page_size} is not within 0 to {MAX_PAGE}")
+    lister = _Lister(log, query, clock())
+    await lister.bound()
+    return await lister.run()
+
+
+class _Lister:
+    """The reading of one page; `low` and `high` bound what is still wanted, both exclusive."""
+
+    def __init__(self, log: EventLog, query: Query, now_ns: int) -> None:
+        self.log = log
+        self.query = query
+        self.now_ns = now_ns
+        self.page = Page()
+        self.limit = query.page_size or DEFAULT_PAGE
+        self.bytes = 0
+        self.low = 0
+        self.high = 0
+
+    async def bound(self) -> None:
+        query, log = self.query, self.log
+        self.low = 0 if query.start_ns is None else await log.sequence_before(query.start_ns)
+        last = log.window.last if query.end_ns is None else await log.sequence_before(query.end_ns)
+        self.high = last + 1
+        if query.page_token:
+            position = _read_token(query, log.log_id)
+            if query.newest_first:
+                self.high = min(self.high, position)
+            else:
+                self.low = max(self.low, position)
+
+    async def run(self) -> Page:
+        scanned = 0
+        while self.low + 1 < self.high:
+            if self._full() or scanned >= MAX_SCAN_BYTES:
+                position = self.high if self.query.newest_first else self.low
+                self.page.next_page_token = _make_token(self.query, self.log.log_id, position)
+                break
+            scanned += await (self._step_down() if self.query.newest_first else self._step_up())
+        return self.page
+
+    async def _step_up(self) -> int:
+        result = await self.log.read(self.low, READ_BYTES)
+        if self._unreadable(result):
+            return 0
+        for batch in result.batches:
+            for index in self._wanted(batch):
+                if self._full():
+                    return _size(result)
+                self._take(batch, index)
+                self.low = batch.first + index
+            self.low = max(self.low, batch.last)
+        return _size(result)
+
+    async def _step_down(self) -> int:
+        result = await self.log.read_backward(self.high, READ_BYTES)
+        if self._unreadable(result):
+            return 0
+        for batch in reversed(result.batches):
+            for index in reversed(list(self._wanted(batch))):
+                if self._full():
+                    return _size(result)
+                self._take(batch, index)
+                self.high = batch.first + index
+            self.high = min(self.high, batch.first)
+        return _size(result)
+
+    def _unreadable(self, result: ReadResult) -> bool:
+        """Moves past what is gone; whether that is all there was to do."""
+        if result.lost is not None:
+            if self.query.newest_first:
+                self.high = min(self.high, result.lost[0])
+            else:
+                self.low = max(self.low, result.lost[1])
+        elif not result.batches:
+            self.low = self.high
+        else:
+            return False
+        return True
+
+    def _wanted(self, batch: Batch) -> Iterator[int]:
+        start = max(0, self.low + 1 - batch.first)
+        for opened, stop in batch.live(batch.matching(self.query.filter, start), self.now_ns):
+            for index in range(opened, stop):
+                if batch.first + index >= self.high:
+                    return
+                yield index
+
+    def _take(self, batch: Batch, index: int) -> None:
+        frame = batch.frame(index)
+        self.page.frames.append(frame)
+        self.bytes += len(frame)
+
+    def _full(self) -> bool:
+        return len(self.page.frames) >= self.limit or self.bytes >= MAX_PAGE_BYTES
+
+
+def _size(result: ReadResult) -> int:
+    return sum(len(batch.frames) for batch in result.batches)
+
+
+_TOKEN = struct.Struct(">Q8s")
+
+
+def _digest(query: Query, log_id: str, position: int) -> bytes:
+    asked = (log_id, position, query.filter.key, query.start_ns, query.end_ns, query.newest_first)
+    return hashlib.blake2b(repr(asked).encode(), digest_size=8).digest()
+
+
+def _make_token(query: Query, log_id: str, position: int) -> str:
+    token = _TOKEN.pack(position, _digest(query, log_id, position))
+    return base64.urlsafe_b64encode(token).decode().rstrip("=")
+
+
+def _read_token(query: Query, log_id: str) -> int:
+    text = query.page_token
+    try:
+        token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        position, digest = _TOKEN.unpack(token)
+    except (binascii.Error, ValueError, struct.error):
+        position, digest = 0, b""
+    if digest != _digest(query, log_id, position):
+        problem = (
+            "is not one that this hub gave for this query; repeat the query as it was, "
+            "or begin without a token"
+        )
+        raise InvalidArgumentError(
+            "INVALID_PAGE_TOKEN",
+            f"page_token: {problem}",
+            violations=[Violation("page_token", problem)],
+        )
+    return int(position)

@@ -1,0 +1,222 @@
+"""What the hub asks of a backend: to store and to carry. Fan-out to subscribers is the hub's."""
+
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from switchboard_server.core.records import Batch, Drafts
+from switchboard_server.core.stats import Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a log promises, read by the conformance tests and the README's table.
+
+    Args:
+        name: Name of the backend.
+        durable: What an answered append survives, in words.
+        survives_restart: Whether a new process finds the events again.
+        contiguous: Whether sequences grow by one without holes.
+    """
+
+    name: str
+    durable: str
+    survives_restart: bool
+    contiguous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where accepted events stand.
+
+    Args:
+        first: Sequence of the first event; the others follow.
+        time_ns: When they entered the log, Unix time in nanoseconds.
+    """
+
+    first: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the log retains.
+
+    Args:
+        first: Sequence of the oldest event that is retained; one more than `last` where none is.
+        last: Sequence of the newest event ever appended; 0: none yet.
+    """
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """Part of the log.
+
+    Args:
+        batches: In ascending order; the first may begin before what was asked for, none lies wholly
+            before it.
+        window: What the log retained at the time of reading: events asked for and older than
+            `window.first` are gone.
+        lost: First and last sequence of what comes next and cannot be read back as it was written;
+            there are no batches then, and reading goes on after it.
+    """
+
+    batches: Sequence[Batch]
+    window: Window
+    lost: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecentId:
+    """An idempotency key that the log remembers over a restart.
+
+    Args:
+        source_service: The event's source.
+        id: The id that its publisher gave.
+        sequence: The event's sequence; 0: it is scheduled and has none yet.
+        time_ns: When it was accepted, Unix time in nanoseconds.
+    """
+
+    source_service: str
+    id: str
+    sequence: int
+    time_ns: int
+
+
+class LogListener(Protocol):
+    """What a log tells the hub. Called in the event loop; must not block and must not raise."""
+
+    def appended(self, batches: Sequence[Batch]) -> None:
+        """Takes batches that are durable now.
+
+        In order, each exactly once, and before the appends that made them are answered.
+        """
+
+    def availability_changed(self, problem: str | None) -> None:
+        """Takes notice that the log cannot be written to, and why; None: it can again."""
+
+
+class EventLog(Protocol):
+    """An ordered, durable log of events.
+
+    All methods are called in one event loop, concurrently as it comes. Appends become durable in
+    the order of the calls.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this log promises."""
+        ...
+
+    @property
+    def log_id(self) -> str:
+        """Names this log: another one, or this one wiped, has another id."""
+        ...
+
+    @property
+    def window(self) -> Window:
+        """What is retained now."""
+        ...
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of events that wait to become durable."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that the log takes, as of a second ago."""
+        ...
+
+    @property
+    def commits(self) -> Histogram:
+        """How long transactions took, in seconds."""
+        ...
+
+    async def open(self, listener: LogListener) -> None:
+        """Makes the log ready.
+
+        Args:
+            listener: Who is told of what is appended from now on.
+
+        Raises:
+            UnavailableError: It cannot be opened; the message says why and what to do.
+        """
+
+    def append(self, drafts: Drafts) -> Future[Appended]:
+        """Appends events, all or none, next to each other and in order.
+
+        Args:
+            drafts: At least one event, none refused, none scheduled.
+
+        Returns:
+            Answers when the events are durable, after the listener has them. Fails with
+            UnavailableError when they could not be stored; then none is. Cancelling it takes
+            nothing back.
+        """
+        ...
+
+    def schedule(self, drafts: Drafts) -> Future[None]:
+        """Stores events that enter the log by themselves at their `deliver_at`, over restarts too.
+
+        Args:
+            drafts: At least one event, each with a `deliver_at`.
+
+        Returns:
+            As of `append`.
+        """
+        ...
+
+    async def read(self, after: int, max_bytes: int) -> ReadResult:
+        """Reads forward.
+
+        Args:
+            after: The first event wanted is the one after this sequence.
+            max_bytes: Stop when this many bytes are read; at least one batch is.
+
+        Raises:
+            UnavailableError: The log cannot be read now.
+        """
+        ...
+
+    async def read_backward(self, before: int, max_bytes: int) -> ReadResult:
+        """Reads the batches that end the range before a sequence, in ascending order.
+
+        The last of them may hold later events too.
+
+        Args:
+            before: The last event wanted is the one before this sequence.
+            max_bytes: As of `read`.
+
+        Raises:
+            UnavailableError: The log cannot be read now.
+        """
+        ...
+
+    async def sequence_before(self, time_ns: int) -> int:
+        """Finds where a time stands in the log.
+
+        Args:
+            time_ns: Unix time in nanoseconds.
+
+        Returns:
+            Sequence of the last event that entered the log before that time; one less than the
+            first retained one where all are later.
+        """
+        ...
+
+    async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
+        """Reads the ids that publishers gave since a time, oldest first.
+
+        Args:
+            since_ns: Unix time in nanoseconds.
+            limit: How many at most; the newest are taken.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Makes what waits durable, and lets go of everything. Later calls fail."""

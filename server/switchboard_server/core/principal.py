@@ -1,0 +1,88 @@
+"""Who calls, and what they may do."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from switchboard_server.core.errors import PermissionDeniedError
+from switchboard_server.core.filters import covers
+
+PERMISSIONS = (
+    "events.publish",
+    "events.subscribe",
+    "events.view",
+    "groups.manage",
+    "messaging.broadcast",
+    "messaging.view",
+    "rooms.join",
+    "rooms.manage",
+    "connections.manage",
+    "services.view",
+    "services.register",
+    "services.unregister",
+)
+"""Every permission there is."""
+
+
+class Principal:
+    """An authenticated caller.
+
+    Args:
+        subject: Name of the caller, stamped on what it publishes; empty where the hub asks for no
+            token.
+        permissions: Permissions, each "name" or "name:scope"; a scope is an exact name or a prefix
+            that ends in "*". Unknown ones are kept and match nothing.
+        expires_at: Unix time in seconds at which the caller's word ends; None: never.
+    """
+
+    __slots__ = ("expires_at", "scopes", "subject")
+
+    def __init__(
+        self, subject: str, permissions: Iterable[str], expires_at: float | None = None
+    ) -> None:
+        scopes: dict[str, tuple[str, ...]] = {}
+        for permission in permissions:
+            name, colon, scope = permission.partition(":")
+            if colon and not scope:
+                continue
+            scopes[name] = (*scopes.get(name, ()), scope or "*")
+        self.subject = subject
+        self.scopes: Mapping[str, tuple[str, ...]] = MappingProxyType(scopes)
+        self.expires_at = expires_at
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller holds the permission, be it in a scope."""
+        return permission in self.scopes
+
+    def scoped(self, permission: str) -> bool:
+        """Whether the caller holds the permission only for certain names."""
+        return "*" not in self.scopes.get(permission, ())
+
+    def require(self, permission: str, resource: str | None = None) -> None:
+        """Checks that the caller may do something.
+
+        Args:
+            permission: One of `PERMISSIONS`.
+            resource: The name that it is to be done to, exact or a prefix ending in "*"; None
+                checks only that the permission is held at all.
+
+        Raises:
+            PermissionDeniedError: It may not.
+        """
+        scopes = self.scopes.get(permission)
+        if scopes is None:
+            raise PermissionDeniedError(
+                "PERMISSION_DENIED",
+                f"the token of {self.subject!r} lacks the permission {permission}",
+                metadata={"permission": permission},
+            )
+        if resource is not None and not any(covers(scope, resource) for scope in scopes):
+            raise PermissionDeniedError(
+                "PERMISSION_DENIED",
+                f"the token of {self.subject!r} holds {permission} only for "
+                f"{', '.join(scopes)}, not for {resource!r}",
+                metadata={"permission": permission, "resource": resource},
+            )
+
+
+ANONYMOUS = Principal("", PERMISSIONS)
+"""The caller where no key is configured: nobody in particular, and may do everything."""

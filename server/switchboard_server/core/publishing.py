@@ -1,0 +1,245 @@
+"""Taking events in: what is refused, what was accepted before, what waits for its time."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from switchboard_server.core.clock import SECOND_NS, Clock
+from switchboard_server.core.errors import (
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SwitchboardError,
+    UnavailableError,
+)
+from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
+from switchboard_server.core.ports import Appended, EventLog
+from switchboard_server.core.principal import Principal
+from switchboard_server.core.records import Drafts
+from switchboard_server.core.validation import (
+    extra_problem,
+    name_problem,
+    route_problem,
+    size_problem,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLimits:
+    """How much publishing the hub takes on.
+
+    Args:
+        max_event_bytes: Largest event, encoded.
+        max_pending_bytes: Most bytes that wait to become durable.
+        idempotency_ns: How long ids are remembered, in nanoseconds.
+        idempotency_keys: How many ids are remembered at most.
+    """
+
+    max_event_bytes: int = 1024 * 1024
+    max_pending_bytes: int = 64 * 1024 * 1024
+    idempotency_ns: int = 120 * SECOND_NS
+    idempotency_keys: int = 1_000_000
+
+
+@dataclass(slots=True)
+class Published:
+    """What became of the events of one call.
+
+    Attributes:
+        first: Sequence of the first accepted event; the other accepted ones follow in order.
+        accepted: How many were accepted, scheduled ones not counted.
+        time_ns: When they entered the log, Unix time in nanoseconds.
+        duplicates: By index, the sequence under which the event was accepted before (0: it is
+            scheduled).
+        scheduled: Indexes of events that wait for their time.
+        refused: By index, why an event was not accepted.
+    """
+
+    first: int = 0
+    accepted: int = 0
+    time_ns: int = 0
+    duplicates: dict[int, int] = field(default_factory=dict)
+    scheduled: Sequence[int] = ()
+    refused: dict[int, SwitchboardError] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all events were simply accepted."""
+        return not (self.duplicates or self.scheduled or self.refused)
+
+
+class Publisher:
+    """Takes events in for the hub; see `EventHub.publish`.
+
+    Args:
+        log: Where events are kept.
+        limits: How much is taken on.
+        clock: Unix time in nanoseconds.
+    """
+
+    def __init__(self, log: EventLog, limits: PublishLimits, clock: Clock) -> None:
+        self._log = log
+        self._limits = limits
+        self._clock = clock
+        self._ids_time = 0
+        self.ids = IdempotencyWindow(limits.idempotency_ns, limits.idempotency_keys)
+        self.duplicates = 0
+        self.scheduled = 0
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether more waits to become durable than may."""
+        return self._log.pending_bytes > self._limits.max_pending_bytes
+
+    async def recall(self) -> None:
+        """Remembers the ids that the log holds of before a restart."""
+        since = self._clock() - self._limits.idempotency_ns
+        for recent in await self._log.recent_ids(since, self._limits.idempotency_keys):
+            self._ids_time = max(self._ids_time, recent.time_ns)
+            key = (recent.source_service, recent.id)
+            self.ids.accept([key], [recent.sequence], self._ids_time)
+
+    async def publish(self, drafts: Drafts, principal: Principal) -> Published:
+        """See `EventHub.publish`."""
+        if self.overloaded:
+            self.refused["OVERLOADED"] += len(drafts)
+            raise ResourceExhaustedError(
+                "OVERLOADED",
+                "too many events wait to become durable; try again later, more slowly",
+                metadata={"limit": str(self._limits.max_pending_bytes)},
+            )
+        self._refuse(drafts, principal)
+        try:
+            if drafts.refused or drafts.ids is not None or drafts.extras:
+                return await self._publish_with_care(drafts)
+            appended = await self._log.append(drafts)
+        except UnavailableError as error:
+            self.refused[error.reason] += len(drafts)
+            raise
+        return Published(appended.first, len(drafts), appended.time_ns)
+
+    def _refuse(self, drafts: Drafts, principal: Principal) -> None:
+        """Finds the events that cannot be taken."""
+        self._refuse_routes(drafts, principal)
+        refused, limit = drafts.refused, self._limits.max_event_bytes
+        if max(map(len, drafts.bodies)) > limit:
+            for index, body in enumerate(drafts.bodies):
+                if problem := size_problem(len(body), limit):
+                    refused.setdefault(index, problem)
+        for index, each in enumerate(drafts.ids or ()):
+            if problem := name_problem("id", each):
+                refused.setdefault(index, problem)
+        now = self._clock() if drafts.extras else 0
+        for index, extra in drafts.extras.items():
+            if problem := extra_problem(extra, now):
+                refused.setdefault(index, problem)
+        for error in refused.values():
+            self.refused[error.reason] += 1
+
+    @staticmethod
+    def _refuse_routes(drafts: Drafts, principal: Principal) -> None:
+        bad: dict[object, SwitchboardError] = {
+            route: problem
+            for route in drafts.distinct_routes()
+            if (problem := route_problem(route) or _out_of_scope(principal, route.type))
+        }
+        for index in range(len(drafts)) if bad else ():
+            if drafts.route(index) in bad:
+                drafts.refused.setdefault(index, bad[drafts.route(index)])
+
+    async def _publish_with_care(self, drafts: Drafts) -> Published:
+        """Publishes events of which some are refused, known by an id, or meant for later."""
+        sorting = self._sort(drafts)
+        waits: list[asyncio.Future[Appended] | asyncio.Future[None]] = []
+        if sorting.fresh:
+            everything = len(sorting.fresh) == len(drafts)
+            waits.append(self._log.append(drafts if everything else drafts.select(sorting.fresh)))
+            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.fresh)))
+        if sorting.later:
+            waits.append(self._log.schedule(drafts.select(sorting.later)))
+            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.later)))
+        outcome = Published(scheduled=sorting.later, refused=drafts.refused)
+        for wait in waits:
+            # Shielded, since others may wait for the same events by their ids.
+            appended = await asyncio.shield(wait)
+            if appended is not None:
+                outcome.first, outcome.time_ns = appended.first, appended.time_ns
+                outcome.accepted = len(sorting.fresh)
+        for index, known in sorting.known.items():
+            outcome.duplicates[index] = (
+                known if isinstance(known, int) else await asyncio.shield(known)
+            )
+        self.duplicates += len(sorting.known)
+        self.scheduled += len(sorting.later)
+        return outcome
+
+    def _sort(self, drafts: Drafts) -> "_Sorting":
+        """Tells new events from known ones, and those for now from those for later."""
+        now = self._clock()
+        self.ids.expire(now)
+        sorting = _Sorting()
+        for index in range(len(drafts)):
+            if index in drafts.refused:
+                continue
+            if drafts.ids is not None and drafts.ids[index]:
+                key = (drafts.route(index).source_service, drafts.ids[index])
+                known = self.ids.find(key)
+                if known is not None:
+                    sorting.known[index] = known
+                    continue
+                self.ids.begin(key)
+                sorting.begun[index] = key
+            extra = drafts.extras.get(index)
+            later = extra is not None and extra.deliver_at_ns > now
+            (sorting.later if later else sorting.fresh).append(index)
+        return sorting
+
+    def _settle(
+        self,
+        keys: Sequence[Key | None],
+        done: asyncio.Future[Appended] | asyncio.Future[None],
+    ) -> None:
+        """Notes what became of events that have an id."""
+        given = [(position, key) for position, key in enumerate(keys) if key is not None]
+        error = done.exception()
+        if isinstance(error, Exception):
+            self.ids.fail([key for _, key in given], error)
+        elif given:
+            appended = done.result()
+            time_ns = self._clock() if appended is None else appended.time_ns
+            self._ids_time = max(self._ids_time, time_ns)
+            sequences = [SCHEDULED if appended is None else appended.first + at for at, _ in given]
+            self.ids.accept([key for _, key in given], sequences, self._ids_time)
+
+
+@dataclass(slots=True)
+class _Sorting:
+    """What the events of a call are, by index.
+
+    Attributes:
+        fresh: Those to append now.
+        later: Those to schedule.
+        known: Those accepted before: their sequence, or what will tell it.
+        begun: Ids of the fresh and later ones that have one.
+    """
+
+    fresh: list[int] = field(default_factory=list)
+    later: list[int] = field(default_factory=list)
+    known: dict[int, int | asyncio.Future[int]] = field(default_factory=dict)
+    begun: dict[int, Key] = field(default_factory=dict)
+
+    def keys(self, indexes: Sequence[int]) -> list[Key | None]:
+        """The keys of some events, in order."""
+        return [self.begun.get(index) for index in indexes]
+
+
+def _out_of_scope(principal: Principal, name: str) -> PermissionDeniedError | None:
+    if not principal.scoped("events.publish"):
+        return None
+    try:
+        principal.require("events.publish", name)
+    except PermissionDeniedError as error:
+        return error
+    return None

@@ -1,0 +1,299 @@
+"""The newest part of the log in memory, and what of it each filter matches.
+
+Subscriptions with an equal filter form an `Audience`. A batch that enters the tail is offered once
+to every audience that it matches; each subscription of the audience then takes it from there at its
+own pace.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Protocol
+
+from switchboard_server.core.filters import Filter
+from switchboard_server.core.records import Batch, Run, count, runs_of
+from switchboard_server.core.router import Router
+
+MAX_CHUNK_BYTES = 512 * 1024
+"""A delivery takes no further batch once it holds this many bytes, far below gRPC's 4 MiB."""
+
+
+class Waiter(Protocol):
+    """A subscription that has nothing to deliver."""
+
+    def wake(self) -> None:
+        """Tells it that there is something now."""
+
+
+class Chunk:
+    """Encoded events for one delivery.
+
+    Attributes:
+        frames: The encoded events.
+        count: How many.
+        last: Everything up to this sequence is in here, was before, or does not match.
+    """
+
+    __slots__ = ("count", "frames", "last")
+
+    def __init__(self, frames: bytes, count: int, last: int) -> None:
+        self.frames = frames
+        self.count = count
+        self.last = last
+
+
+class Match:
+    """What an audience wants of one batch, and about how many bytes that is."""
+
+    __slots__ = ("batch", "runs", "size")
+
+    def __init__(self, batch: Batch, runs: Sequence[Run]) -> None:
+        self.batch = batch
+        self.runs = runs
+        self.size = len(batch.frames) * count(runs) // len(batch)
+
+
+def assemble(matches: Sequence[tuple[Batch, Sequence[Run]]], now_ns: int) -> tuple[bytes, int]:
+    """Joins matches to the bytes of one delivery, without the events that have expired.
+
+    Args:
+        matches: Batches and the runs wanted of each.
+        now_ns: The time, Unix nanoseconds.
+
+    Returns:
+        The bytes, and how many events they hold.
+    """
+    parts, total = [], 0
+    for batch, wanted in matches:
+        runs = batch.live(wanted, now_ns)
+        if runs:
+            parts.append(batch.join(runs))
+            total += count(runs)
+    return (parts[0] if len(parts) == 1 else b"".join(parts)), total
+
+
+class Audience:
+    """All subscriptions with an equal filter.
+
+    Attributes:
+        filter: What they want.
+        members: How many they are.
+        first: Number of the oldest match that is held, counted from 0 since the audience came to
+            be.
+        floor: Everything up to this sequence that they want and that is not in the tail is only in
+            the log.
+    """
+
+    __slots__ = (
+        "_shared",
+        "_shared_key",
+        "_waiting",
+        "filter",
+        "first",
+        "floor",
+        "matches",
+        "members",
+    )
+
+    def __init__(self, wish: Filter, floor: int) -> None:
+        self.filter = wish
+        self.members = 0
+        self.first = 0
+        self.floor = floor
+        self.matches: deque[Match] = deque()
+        self._waiting: dict[Waiter, None] = {}
+        self._shared_key: tuple[int, int] | None = None
+        self._shared: tuple[bytes, int] = (b"", 0)
+
+    @property
+    def end(self) -> int:
+        """Number of the match that comes next."""
+        return self.first + len(self.matches)
+
+    def offer(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """Adds a match and wakes who waits for one."""
+        self.matches.append(Match(batch, runs))
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            for each in waiting:
+                each.wake()
+
+    def evict(self, batch: Batch) -> None:
+        """Forgets the oldest match, which is the given batch's."""
+        if self.matches and self.matches[0].batch is batch:
+            self.matches.popleft()
+            self.first += 1
+            self.floor = batch.last
+            self._shared_key, self._shared = None, (b"", 0)
+
+    def wait(self, waiter: Waiter) -> None:
+        """Has a subscription woken at the next match."""
+        self._waiting[waiter] = None
+
+    def forget(self, waiter: Waiter) -> None:
+        """Takes back `wait`."""
+        self._waiting.pop(waiter, None)
+
+    def number_after(self, sequence: int) -> int:
+        """Number of the first match that holds anything after a sequence not below the floor."""
+        number = self.end
+        for match in reversed(self.matches):
+            if match.batch.last <= sequence:
+                break
+            number -= 1
+        return number
+
+    def take(self, number: int, after: int, now_ns: int) -> tuple[Chunk, int]:
+        """Joins matches to a chunk.
+
+        Args:
+            number: The first match to take; it is held.
+            after: Leave out events up to this sequence.
+            now_ns: The time, Unix nanoseconds.
+
+        Returns:
+            The chunk and the number of the match to take next.
+        """
+        taken: list[tuple[Batch, Sequence[Run]]] = []
+        size, expires = 0, False
+        for match in islice(self.matches, number - self.first, None):
+            taken.append((match.batch, match.runs))
+            size += match.size
+            expires = expires or bool(match.batch.expiries)
+            if size >= MAX_CHUNK_BYTES:
+                break
+        last = taken[-1][0].last
+        following = number + len(taken)
+        head, runs = taken[0]
+        if head.first <= after:
+            taken[0] = (head, _after(runs, after - head.first + 1))
+        elif not expires and self.members > 1:
+            frames, total = self._share(number, following, taken, now_ns)
+            return Chunk(frames, total, last), following
+        frames, total = assemble(taken, now_ns)
+        return Chunk(frames, total, last), following
+
+    def _share(
+        self, number: int, following: int, taken: list[tuple[Batch, Sequence[Run]]], now_ns: int
+    ) -> tuple[bytes, int]:
+        """Joins once what members that run side by side all take."""
+        key = (number, following)
+        if self._shared_key != key:
+            self._shared_key, self._shared = key, assemble(taken, now_ns)
+        return self._shared
+
+
+def _after(runs: Sequence[Run], index: int) -> list[Run]:
+    return [(max(start, index), stop) for start, stop in runs if stop > index]
+
+
+class Tail:
+    """The newest batches, up to a number of bytes, and the audiences that follow them.
+
+    Args:
+        max_bytes: How much is held at most, the newest batch always.
+        last: Sequence of the last event before the tail.
+    """
+
+    def __init__(self, max_bytes: int, last: int) -> None:
+        self._max_bytes = max_bytes
+        self._batches: deque[tuple[Batch, list[Audience]]] = deque()
+        self._audiences: dict[Filter, Audience] = {}
+        self._router: Router[Audience] = Router()
+        self.bytes = 0
+        self.floor = last
+        self.last = last
+
+    def join(self, wish: Filter) -> Audience:
+        """Adds a member to the audience of a filter."""
+        audience = self._audiences.get(wish)
+        if audience is None:
+            audience = self._audiences[wish] = Audience(wish, self.last)
+            self._router.add(audience)
+        audience.members += 1
+        return audience
+
+    def leave(self, audience: Audience) -> None:
+        """Takes a member out of its audience."""
+        audience.members -= 1
+        if not audience.members:
+            del self._audiences[audience.filter]
+            self._router.remove(audience)
+
+    def append(self, batch: Batch) -> None:
+        """Adds the next batch and offers it to whom it matches."""
+        offers = self._offers(batch)
+        for audience, runs in offers:
+            audience.offer(batch, runs)
+        self._batches.append((batch, [audience for audience, _ in offers]))
+        self.bytes += len(batch.frames)
+        self.last = batch.last
+        while self.bytes > self._max_bytes and len(self._batches) > 1:
+            old, audiences = self._batches.popleft()
+            self.bytes -= len(old.frames)
+            self.floor = old.last
+            for audience in audiences:
+                audience.evict(old)
+
+    def read(self, after: int, max_bytes: int) -> list[Batch]:
+        """The batches that follow a sequence, which is not below the floor.
+
+        Args:
+            after: The first event wanted is the one after this sequence.
+            max_bytes: Stop when this many bytes are read.
+        """
+        found: list[Batch] = []
+        for batch, _ in reversed(self._batches):
+            if batch.last <= after:
+                break
+            found.append(batch)
+        found.reverse()
+        size = 0
+        for number, batch in enumerate(found):
+            size += len(batch.frames)
+            if size >= max_bytes:
+                return found[: number + 1]
+        return found
+
+    def _offers(self, batch: Batch) -> list[tuple[Audience, Sequence[Run]]]:
+        """Who wants what of a batch."""
+        if batch.route_of is None:
+            everything = batch.all_runs()
+            offers: list[tuple[Audience, Sequence[Run]]] = [
+                (audience, everything) for audience in self._router.by_route(batch.routes[0])
+            ]
+        else:
+            offers = self._offers_by_route(batch, batch.route_of)
+        if batch.attributes:
+            offers += self._offers_by_attributes(batch)
+        return offers
+
+    def _offers_by_route(
+        self, batch: Batch, route_of: Sequence[int]
+    ) -> list[tuple[Audience, Sequence[Run]]]:
+        wanted: dict[Audience, list[int]] = {}
+        for number, route in enumerate(batch.routes):
+            for audience in self._router.by_route(route):
+                wanted.setdefault(audience, []).append(number)
+        if not wanted:
+            return []
+        places: list[list[int]] = [[] for _ in batch.routes]
+        for index, number in enumerate(route_of):
+            places[number].append(index)
+        everything = batch.all_runs()
+        return [
+            (
+                audience,
+                everything
+                if len(numbers) == len(places)
+                else runs_of(sorted(index for number in numbers for index in places[number])),
+            )
+            for audience, numbers in wanted.items()
+        ]
+
+    def _offers_by_attributes(self, batch: Batch) -> list[tuple[Audience, Sequence[Run]]]:
+        wanted: dict[Audience, list[int]] = {}
+        for index, attributes in batch.attributes.items():
+            for audience in self._router.by_attributes(batch.route(index), attributes):
+                wanted.setdefault(audience, []).append(index)
+        return [(audience, runs_of(sorted(indexes))) for audience, indexes in wanted.items()]

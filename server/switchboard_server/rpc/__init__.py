@@ -1,0 +1,1 @@
+"""The gRPC door: servicers, interceptors, error mapping, health and reflection."""

@@ -1,0 +1,148 @@
+"""Events as `switchboard.v1.Delivery` bytes, made by joining and not by serializing.
+
+In protobuf's wire format a later occurrence of a field replaces an earlier one, messages are
+merged, and repeated fields are appended
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins). So an event gets its sequence,
+its time, its publisher and its id by appending them to the bytes that its publisher sent; and
+deliveries that stand one after the other, each as field 1, are a `SubscribeResponse`.
+"""
+
+from functools import lru_cache
+
+from switchboard_server.core.records import Drafts, assigned_id
+
+_FIELD_1 = b"\x0a"
+_SEQUENCE = b"\x78"
+_PUBLISH_TIME = b"\x82\x01"
+_PUBLISHER = b"\x8a\x01"
+_SECOND_NS = 1_000_000_000
+_BLOCK = 4096
+"""Sequences of an aligned block differ in the last three hex digits and two varint bytes only."""
+_TABLED = 4096
+"""Up to this length, what stands before an event is looked up."""
+
+
+def varint(number: int) -> bytes:
+    """Encodes a non-negative number as a base 128 varint."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def tagged(tag: bytes, value: bytes) -> bytes:
+    """A length-delimited field."""
+    return tag + varint(len(value)) + value
+
+
+_HEX = [b"%03x" % low for low in range(_BLOCK)]
+_LOW = [_SEQUENCE + bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(1 << 14)]
+
+
+def _head(length: int) -> bytes:
+    """What stands before an event of some length: tag and length of the delivery, then of it."""
+    inner = _FIELD_1 + varint(length)
+    return _FIELD_1 + varint(len(inner) + length) + inner
+
+
+@lru_cache(maxsize=64)
+def _heads(stamped: int) -> tuple[list[bytes], list[int]]:
+    """For each length of a body: what stands before the event, and the length of it all.
+
+    Args:
+        stamped: How many bytes the hub appends to the body.
+    """
+    heads = [_head(length + stamped) for length in range(_TABLED)]
+    return heads, [len(head) + length + stamped for length, head in enumerate(heads)]
+
+
+def _measure(bodies: list[bytes], stamped: int) -> tuple[list[bytes], list[int]]:
+    lengths = list(map(len, bodies))
+    if max(lengths) < _TABLED:
+        heads, sizes = _heads(stamped)
+        return list(map(heads.__getitem__, lengths)), list(map(sizes.__getitem__, lengths))
+    large = [_head(length + stamped) for length in lengths]
+    return large, [
+        len(head) + length + stamped for head, length in zip(large, lengths, strict=True)
+    ]
+
+
+class DeliveryCodec:
+    """Encodes events as deliveries of a `SubscribeResponse`; see `core.records.Codec`."""
+
+    log_id = ""
+    """The log's id, from which the hub's own event ids are made; set when the log is open."""
+
+    def encode(
+        self, drafts: Drafts, first_sequence: int, time_ns: int
+    ) -> tuple[list[bytes], list[int]]:
+        """See `Codec.encode`."""
+        seconds, nanos = divmod(time_ns, _SECOND_NS)
+        common = tagged(_PUBLISH_TIME, b"\x08" + varint(seconds) + b"\x10" + varint(nanos))
+        if drafts.publisher:
+            common += tagged(_PUBLISHER, drafts.publisher.encode())
+        if drafts.ids is not None:
+            return self._encode_with_ids(drafts, drafts.ids, first_sequence, common)
+        pieces: list[bytes] = []
+        sizes: list[int] = []
+        done = 0
+        while done < len(drafts):
+            sequence = first_sequence + done
+            low = sequence % _BLOCK
+            part = drafts.bodies[done : done + _BLOCK - low]
+            self._encode_block(part, sequence, common, pieces, sizes)
+            done += len(part)
+        return pieces, sizes
+
+    def _encode_block(
+        self,
+        bodies: list[bytes],
+        sequence: int,
+        common: bytes,
+        pieces: list[bytes],
+        sizes: list[int],
+    ) -> None:
+        """Encodes events of one aligned block of sequences, to whom the hub gives ids."""
+        count = len(bodies)
+        given = assigned_id(self.log_id, sequence).encode()
+        constant = varint(sequence >> 14) + common + _FIELD_1 + varint(len(given)) + given[:-3]
+        heads, lengths = _measure(bodies, len(_LOW[0]) + len(constant) + 3)
+        part = [b""] * (5 * count)
+        part[0::5] = heads
+        part[1::5] = bodies
+        part[2::5] = _LOW[sequence % len(_LOW) : sequence % len(_LOW) + count]
+        part[3::5] = [constant] * count
+        part[4::5] = _HEX[sequence % _BLOCK : sequence % _BLOCK + count]
+        pieces += part
+        sizes += lengths
+
+    def _encode_with_ids(
+        self, drafts: Drafts, ids: list[str], first_sequence: int, common: bytes
+    ) -> tuple[list[bytes], list[int]]:
+        """Encodes events of which some have an id of their publisher's."""
+        pieces: list[bytes] = []
+        sizes: list[int] = []
+        for sequence, body, given in zip(
+            range(first_sequence, first_sequence + len(ids)), drafts.bodies, ids, strict=True
+        ):
+            stamp = _LOW[sequence % len(_LOW)] + varint(sequence >> 14) + common
+            if not given:
+                stamp += tagged(_FIELD_1, assigned_id(self.log_id, sequence).encode())
+            head = _head(len(body) + len(stamp))
+            pieces += (head, body, stamp)
+            sizes.append(len(head) + len(body) + len(stamp))
+        return pieces, sizes
+
+
+def event_field(frame: bytes) -> bytes:
+    """A delivery's event as field 1 of a message, which is how responses that list events hold it.
+
+    Args:
+        frame: One encoded delivery, as the codec made it.
+    """
+    start = 1
+    while frame[start] & 0x80:
+        start += 1
+    return frame[start + 1 :]

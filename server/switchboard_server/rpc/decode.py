@@ -1,0 +1,294 @@
+"""Requests as the core wants them.
+
+A request that publishes hundreds of events is not read event by event. Its bytes are parsed a few
+times, each time as a smaller message that knows only some of the fields (a view), which tells in
+one call what all events have in common: no id, nothing rare, or one and the same route.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from switchboard.v1 import event_pb2
+from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.filters import MAX_NAME, Filter, Route
+from switchboard_server.core.records import Drafts, Extra
+from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem
+from switchboard_server.rpc.codec import varint
+
+M = TypeVar("M", bound=Message)
+
+MAX_TIMESTAMP_SECONDS = 253_402_300_799
+"""9999-12-31T23:59:59Z, the last second of a valid google.protobuf.Timestamp."""
+MAX_DURATION_SECONDS = 315_576_000_000
+"""Ten thousand years, the longest valid google.protobuf.Duration."""
+MAX_REMEMBERED_ENVELOPES = 4096
+"""Envelopes whose route is remembered; beyond it all are forgotten, and read as they come."""
+
+_ENVELOPE_FIELDS = ("type", "source_service", "target_service", "priority", "content_type")
+_RARE_FIELDS = (
+    "attributes",
+    "ordering_key",
+    "correlation_id",
+    "deliver_at",
+    "ttl",
+    "sequence",
+    "publish_time",
+    "publisher",
+)
+
+
+def parse(request: type[M], raw: bytes) -> M:
+    """Parses a request.
+
+    Raises:
+        InvalidArgumentError: The bytes are no such message.
+    """
+    try:
+        return request.FromString(raw)
+    except DecodeError as error:
+        name = request.DESCRIPTOR.full_name
+        raise InvalidArgumentError(
+            "MALFORMED_REQUEST",
+            f"the request's bytes are not a {name}; generate the client from the hub's protos",
+        ) from error
+
+
+def decode_event(event: event_pb2.Event, publisher: str) -> Drafts:
+    """Drafts of a single event. Changes the event."""
+    drafts = Drafts([b""], _route(event), publisher=publisher)
+    _read(event, 0, drafts)
+    if not drafts.bodies[0]:
+        drafts.bodies[0] = event.SerializeToString()
+    return drafts
+
+
+def decode_events(raw: bytes, events: Sequence[event_pb2.Event], publisher: str) -> Drafts:
+    """Drafts of a request's events.
+
+    Args:
+        raw: The request's bytes, in which the events are field 1.
+        events: The parsed events, at least one. May be changed.
+        publisher: Subject of the caller.
+    """
+    bodies: list[bytes] = list(_seen_through(_BODIES, raw).events)
+    seen = _seen_through(_HEADERS, raw)
+    count = len(bodies)
+    headers, first = seen.SerializeToString(), seen.events[0].SerializeToString()
+    if headers == (b"\x0a" + varint(len(first)) + first) * count:
+        # All headers are the same to the byte, so what holds for one holds for all.
+        headers, distinct = b"\x0a" + varint(len(first)) + first, 1
+    else:
+        distinct = count
+    if _has_any(_RARE, headers, distinct):
+        return _decode_each(events, bodies, publisher)
+    ids = [event.id for event in seen.events] if _has_any(_IDS, headers, distinct) else None
+    routes = _routes(headers)
+    if routes is None:
+        return _decode_each(events, bodies, publisher)
+    one = distinct == 1 or len(set(routes)) == 1
+    return Drafts(bodies, routes[0] if one else routes, ids=ids, publisher=publisher)
+
+
+def decode_filter(wish: event_pb2.Filter) -> Filter:
+    """A filter as the core has it."""
+    if wish.min_priority not in event_pb2.Priority.values():
+        raise invalid_field(
+            "filter.min_priority", f"{wish.min_priority} is unknown; 0 (all) to 4 (critical)"
+        )
+    return Filter(
+        types=tuple(wish.types),
+        source_services=tuple(wish.source_services),
+        target_services=tuple(wish.target_services),
+        min_priority=wish.min_priority,
+        attributes=dict(wish.attributes),
+    )
+
+
+def decode_time(value: Timestamp, field: str) -> int:
+    """Unix nanoseconds of a timestamp.
+
+    Args:
+        value: The timestamp.
+        field: Where it stands in the request, for the error.
+
+    Raises:
+        InvalidArgumentError: It is not a valid one, or before 1970.
+    """
+    if not (0 <= value.seconds <= MAX_TIMESTAMP_SECONDS and 0 <= value.nanos < SECOND_NS):
+        raise invalid_field(
+            field, "must be a time from 1970 to 9999, with nanos from 0 to 999999999"
+        )
+    return value.seconds * SECOND_NS + value.nanos
+
+
+def decode_duration(value: Duration, field: str) -> int:
+    """Nanoseconds of a duration.
+
+    Args:
+        value: The duration.
+        field: Where it stands in the request, for the error.
+
+    Raises:
+        InvalidArgumentError: It is not a valid one, or negative.
+    """
+    if not (0 <= value.seconds <= MAX_DURATION_SECONDS and 0 <= value.nanos < SECOND_NS):
+        raise invalid_field(field, "must be from 0 to 10000 years, with nanos from 0 to 999999999")
+    return value.seconds * SECOND_NS + value.nanos
+
+
+def _route(event: event_pb2.Event) -> Route:
+    return Route(
+        event.type, event.source_service, event.target_service, event.priority or NORMAL_PRIORITY
+    )
+
+
+def _decode_each(events: Sequence[event_pb2.Event], bodies: list[bytes], publisher: str) -> Drafts:
+    """Drafts of events of which some have what most have not."""
+    drafts = Drafts(bodies, [_route(event) for event in events], publisher=publisher)
+    for index, event in enumerate(events):
+        _read(event, index, drafts)
+    return drafts
+
+
+def _read(event: event_pb2.Event, index: int, drafts: Drafts) -> None:
+    """Reads what an event has besides its route, and takes out of it what only the hub sets."""
+    changed = bool(event.sequence or event.publisher or event.HasField("publish_time"))
+    if changed:
+        event.ClearField("sequence")
+        event.ClearField("publish_time")
+        event.ClearField("publisher")
+    try:
+        extra = _extra(event)
+    except InvalidArgumentError as error:
+        drafts.refused[index] = error
+        return
+    if extra is not None:
+        drafts.extras[index] = extra
+        if extra.deliver_at_ns and not event.id:
+            # It has no sequence yet from which the hub could make an id.
+            event.id = str(uuid.uuid4())
+            changed = True
+    if event.id:
+        if drafts.ids is None:
+            drafts.ids = [""] * len(drafts)
+        drafts.ids[index] = event.id
+    if changed or not drafts.bodies[index]:
+        drafts.bodies[index] = event.SerializeToString()
+
+
+def _extra(event: event_pb2.Event) -> Extra | None:
+    for name in ("content_type", "correlation_id"):
+        if problem := name_problem(name, getattr(event, name)):
+            raise problem
+    deliver_at = decode_time(event.deliver_at, "deliver_at") if event.HasField("deliver_at") else 0
+    ttl = 0
+    if event.HasField("ttl"):
+        ttl = decode_duration(event.ttl, "ttl")
+        if not ttl:
+            raise invalid_field("ttl", "is zero; make it positive, or leave it out for no limit")
+    if not (event.attributes or event.ordering_key or ttl or deliver_at):
+        return None
+    return Extra(dict(event.attributes), event.ordering_key, ttl, deliver_at)
+
+
+def _view(fields: Sequence[str]) -> type[Message]:
+    """A message `{ repeated V events = 1 }`, where V is Event reduced to some of its fields."""
+    file = descriptor_pb2.FileDescriptorProto()
+    event_pb2.DESCRIPTOR.CopyToProto(file)
+    event = next(each for each in file.message_type if each.name == "Event")
+    keep = [each for each in event.field if each.name in fields]
+    del event.field[:], event.oneof_decl[:]
+    event.field.extend(keep)
+    _add_batch(
+        file, descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+    ).type_name = ".switchboard.v1.Event"
+    return _message_class(file)
+
+
+def _bodies_view() -> type[Message]:
+    """A message `{ repeated bytes events = 1 }`: on the wire, messages look like bytes."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="bodies.proto", package="switchboard.v1", syntax="proto3"
+    )
+    _add_batch(file, descriptor_pb2.FieldDescriptorProto.TYPE_BYTES)
+    return _message_class(file)
+
+
+def _add_batch(
+    file: descriptor_pb2.FileDescriptorProto,
+    kind: descriptor_pb2.FieldDescriptorProto.Type.ValueType,
+) -> descriptor_pb2.FieldDescriptorProto:
+    return file.message_type.add(name="Batch").field.add(
+        name="events",
+        number=1,
+        type=kind,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
+    )
+
+
+def _message_class(file: descriptor_pb2.FileDescriptorProto) -> type[Message]:
+    pool = descriptor_pool.DescriptorPool()
+    for dependency in event_pb2.DESCRIPTOR.dependencies:
+        pool.AddSerializedFile(dependency.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("switchboard.v1.Batch"))
+
+
+_BODIES = _bodies_view()
+_HEADERS = _view(("id", *_ENVELOPE_FIELDS, *_RARE_FIELDS))
+_RARE, _IDS, _ENVELOPES = _view(_RARE_FIELDS), _view(("id",)), _view(_ENVELOPE_FIELDS)
+
+
+def _seen_through(view: type[Message], raw: bytes) -> Any:
+    seen: Any = view.FromString(raw)
+    seen.DiscardUnknownFields()
+    return seen
+
+
+def _has_any(view: type[Message], raw: bytes, count: int) -> bool:
+    """Whether any event has any of the view's fields: without, each is a tag and the length 0."""
+    return bool(_seen_through(view, raw).ByteSize() != 2 * count)
+
+
+def _routes(headers: bytes) -> list[Route] | None:
+    """The route of each event; None where one has to be looked at more closely."""
+    routes = []
+    for envelope in _seen_through(_ENVELOPES, headers).events:
+        key = envelope.SerializeToString()
+        route = _remembered.get(key)
+        if route is None:
+            if len(envelope.content_type) > MAX_NAME:
+                return None
+            if len(_remembered) >= MAX_REMEMBERED_ENVELOPES:
+                _remembered.clear()
+            route = _remembered[key] = _route(envelope)
+        routes.append(route)
+    return routes
+
+
+_remembered: dict[bytes, Route] = {}
+
+
+def prefixed(error: InvalidArgumentError, path: str) -> InvalidArgumentError:
+    """The same error, told of a field within a request instead of within an event.
+
+    Args:
+        error: The error.
+        path: Where the event stands in the request, such as "event".
+    """
+    return InvalidArgumentError(
+        error.reason,
+        f"{path}.{error.message}" if error.violations[0].field else error.message,
+        violations=[
+            Violation(f"{path}.{each.field}" if each.field else path, each.description)
+            for each in error.violations
+        ],
+        metadata=error.metadata,
+    )

@@ -1,0 +1,1 @@
+"""Keys and tokens: from what a caller presents to a principal."""
