@@ -211,6 +211,12 @@ class Hub:
             '{"event": {"type": "order.created", "source_service": "shop", "data": {"order": 1}}}'
             f"' {host}:{grpc_port} switchboard.v1.EventService/Publish"
         )
+        lines.append("  receive it, and whatever comes after it:")
+        lines.append(
+            f"    grpcurl {flags}-d '"
+            '{"start_at": "START_AT_EARLIEST"}'
+            f"' {host}:{grpc_port} switchboard.v1.EventService/Subscribe"
+        )
         click.echo("\n".join(lines))
 
 

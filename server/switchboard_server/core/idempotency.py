@@ -26,7 +26,7 @@ class IdempotencyWindow:
         self._window_ns = window_ns
         self._max_keys = max_keys
         self._accepted: dict[Key, int] = {}
-        self._order: deque[tuple[int, Sequence[Key]]] = deque()
+        self._order: deque[tuple[int, Sequence[Key], Sequence[int]]] = deque()
         self._waiting: dict[Key, asyncio.Future[int]] = {}
         self.forgotten = 0
 
@@ -37,7 +37,7 @@ class IdempotencyWindow:
     def expire(self, now_ns: int) -> None:
         """Forgets what the window has moved past."""
         while self._order and self._order[0][0] <= now_ns - self._window_ns:
-            self._drop(self._order.popleft()[1])
+            self._drop_oldest()
 
     def find(self, key: Key) -> int | asyncio.Future[int] | None:
         """Looks up a key.
@@ -53,7 +53,7 @@ class IdempotencyWindow:
         """Notes that an event is on its way to the log."""
         self._waiting[key] = asyncio.get_running_loop().create_future()
 
-    def accept(self, keys: Sequence[Key], sequences: Iterable[int], time_ns: int) -> None:
+    def accept(self, keys: Sequence[Key], sequences: Sequence[int], time_ns: int) -> None:
         """Notes that events are durable.
 
         Args:
@@ -66,11 +66,9 @@ class IdempotencyWindow:
             waiting = self._waiting.pop(key, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(sequence)
-        self._order.append((time_ns, keys))
+        self._order.append((time_ns, keys, sequences))
         while len(self._accepted) > self._max_keys and len(self._order) > 1:
-            keys = self._order.popleft()[1]
-            self.forgotten += len(keys)
-            self._drop(keys)
+            self.forgotten += self._drop_oldest()
 
     def fail(self, keys: Iterable[Key], error: Exception) -> None:
         """Notes that events did not become durable; who waits for them learns why."""
@@ -80,6 +78,12 @@ class IdempotencyWindow:
                 waiting.set_exception(error)
                 waiting.exception()  # Nobody need be waiting: then it is not an error left unheard.
 
-    def _drop(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            self._accepted.pop(key, None)
+    def _drop_oldest(self) -> int:
+        """Forgets the keys that were accepted first; returns how many."""
+        _, keys, sequences = self._order.popleft()
+        before = len(self._accepted)
+        for key, sequence in zip(keys, sequences, strict=True):
+            # A log may hold a key twice, which then counts from the second time.
+            if self._accepted.get(key) == sequence:
+                del self._accepted[key]
+        return before - len(self._accepted)

@@ -8,9 +8,9 @@ are bytes that nobody here looks into.
 from __future__ import annotations  # array[int] is for type checkers only
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Protocol
 
 from switchboard_server.core.errors import SwitchboardError
@@ -20,6 +20,9 @@ MAX_BATCH_EVENTS = 4096
 """Most events of a batch."""
 MAX_BATCH_BYTES = 256 * 1024
 """A batch takes no further event once it holds this many encoded bytes."""
+
+MAX_MERGED_EVENTS = 16
+"""Drafts of more events are encoded by themselves."""
 
 Run = tuple[int, int]
 """Consecutive events of a batch: index of the first, index after the last."""
@@ -239,10 +242,35 @@ def build_batches(
         time_ns: When they enter the log, Unix time in nanoseconds.
         codec: How events look as bytes.
     """
-    builder = _Columns(first_sequence, time_ns)
-    for drafts in waiting:
-        builder.add(drafts, codec)
-    return builder.batches()
+    columns = _Columns(first_sequence, time_ns)
+    for drafts in _merged(waiting):
+        columns.add(drafts, codec)
+    return columns.batches()
+
+
+def _merged(waiting: Sequence[Drafts]) -> Iterator[Drafts]:
+    """Joins the plain drafts of many calls, so that single events are encoded many at a time."""
+    for publisher, group in groupby(waiting, _mergeable):
+        parts = list(group)
+        if publisher is None or len(parts) == 1:
+            yield from parts
+            continue
+        routes: list[Route] = []
+        for part in parts:
+            if isinstance(part.routes, Route):
+                routes += [part.routes] * len(part)
+            else:
+                routes += part.routes
+        yield Drafts(
+            list(chain.from_iterable(part.bodies for part in parts)), routes, publisher=publisher
+        )
+
+
+def _mergeable(drafts: Drafts) -> str | None:
+    """Drafts for which this is the same, and not None, gain by being joined."""
+    if drafts.ids is not None or drafts.extras or len(drafts) > MAX_MERGED_EVENTS:
+        return None
+    return drafts.publisher
 
 
 class _Columns:

@@ -187,7 +187,7 @@ class Subscription:
                 )
             )
         ]
-        last = result.batches[-1].last if result.batches else self._tail.last
+        last = result.batches[-1].last if result.batches else result.window.last
         self._cursor = max(self._cursor, last)
         if wanted:
             frames, total = assemble(wanted, self._clock())

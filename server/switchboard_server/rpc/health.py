@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -36,7 +36,12 @@ class HealthService(HealthServicer):
         return dict(self._statuses)
 
     async def report(self, service: str, *, serving: bool) -> None:
-        """Sets a service's status; the hub as a whole serves when all its services do."""
+        """Sets a service's status; the hub as a whole serves when all its services do.
+
+        After `shut_down` it does nothing.
+        """
+        if self._gracefully_shutting_down:
+            return
         self._statuses[service] = serving
         await self.set(service, _status(serving))
         await self.set("", _status(all(self._statuses.values())))
@@ -56,10 +61,6 @@ class HealthService(HealthServicer):
         for service, status in self._server_status.items():
             response.statuses[service].status = status
         return response
-
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Registers the service."""
-        health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
 
 def _status(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus:

@@ -83,9 +83,9 @@ class PublishPipeline:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
-            reader.cancel()
-            for request in self._unanswered:
-                request.outcome.cancel()
+            for task in (reader, *(request.outcome for request in self._unanswered)):
+                if not task.cancel() and not task.cancelled():
+                    task.exception()  # Nobody is left to hear of it.
 
     async def _read(self) -> None:
         async for raw in self._requests:

@@ -2,10 +2,11 @@
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from switchboard.v1 import event_service_pb2
 from switchboard_server.core.events import EventHub
@@ -53,6 +54,19 @@ def _why(host: str, port: int) -> OSError:
         return error
 
 
+class _GenericHandlersOnly:
+    """A server for generated code to add handlers to, without registering their methods.
+
+    grpc.aio waits for every registered method by a future of its own, at each rpc.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, _service: str, _handlers: object) -> None:
+        """Does nothing: the generic handlers serve the methods."""
+
+
 class GrpcServer:
     """Serves the hub to gRPC clients.
 
@@ -88,9 +102,12 @@ class GrpcServer:
         )
         servicers = {EVENT_SERVICE: self._events}
         self._server.add_generic_rpc_handlers((ApiHandler(servicers, observer),))
-        self.health.add_to(self._server)
+        generic = cast("grpc.aio.Server", _GenericHandlersOnly(self._server))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, generic)
         if with_channelz:
-            channelz.add_channelz_servicer(self._server)
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(
+                channelz.aio.ChannelzServicer(), generic
+            )
         if with_reflection:
             optional = [CHANNELZ] if with_channelz else []
             reflection.enable(self._server, [*servicers, HEALTH, *optional])

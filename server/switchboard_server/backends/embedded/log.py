@@ -31,6 +31,10 @@ from switchboard_server.core.stats import COMMIT_BOUNDS, Histogram
 
 MAX_COMMIT_BYTES = 8 * 1024 * 1024
 """A transaction takes nothing further once it holds this many bytes."""
+GATHER_TURNS = 16
+"""Most turns of the event loop for which a transaction waits while more arrives in each of them."""
+GATHER_BYTES = 256 * 1024
+"""A transaction waits no further once so much is there for it."""
 MAX_RELEASED = 1000
 """Most scheduled events that enter the log in one transaction."""
 MAX_TIMER_SECONDS = 3600.0
@@ -179,9 +183,24 @@ class EmbeddedLog:
         if not self._committing:
             self._committing = True
             self._idle.clear()
-            # In the next turn of the loop, so that all calls of this turn share the transaction.
-            self._loop.call_soon(self._commit)
+            self._gather(0, 0)
         return future
+
+    def _gather(self, turns: int, seen: int) -> None:
+        """Waits while every turn of the loop brings more, so that a transaction has much to do.
+
+        Made by load, not by time: a lone event waits for two turns, microseconds in an idle hub.
+
+        Args:
+            turns: How many turns it has waited.
+            seen: How many calls were waiting at the last turn.
+        """
+        waiting = len(self._waiting)
+        more = waiting > seen or not turns
+        if more and turns < GATHER_TURNS and self.pending_bytes < GATHER_BYTES:
+            self._loop.call_soon(self._gather, turns + 1, waiting)
+        else:
+            self._commit()
 
     def _commit(self) -> None:
         """Sends what waits to the disk."""
@@ -208,7 +227,7 @@ class EmbeddedLog:
             )
         except Exception as error:  # A defect must fail these calls, not all later ones.
             self._settle(taken, error)
-            self._loop.call_soon(self._commit)
+            self._gather(0, 0)
             return
         began = time.perf_counter()
         done = self._writer.call(partial(self._store.commit, work))
@@ -226,7 +245,7 @@ class EmbeddedLog:
             self._settle(taken, UnavailableError("LOG_UNAVAILABLE", str(error)))
         else:
             self._settle(taken, error)
-        self._commit()
+        self._gather(0, 0)
 
     def _succeed(self, taken: list[_Waiting], work: Commit, began: float) -> None:
         first = self._window.last + 1
@@ -308,12 +327,17 @@ class EmbeddedLog:
             )
             due_ns = due.next_due_ns
             if due.drafts:
-                await asyncio.gather(
+                # All are waited for, whatever becomes of one: none may be read again meanwhile.
+                done = await asyncio.gather(
                     *(
                         self._enqueue(drafts, released=[row])
                         for row, drafts in zip(due.rows, due.drafts, strict=True)
-                    )
+                    ),
+                    return_exceptions=True,
                 )
+                for error in done:
+                    if isinstance(error, BaseException):
+                        raise error
         except (StoreError, UnavailableError) as error:
             self._report(str(error))
             due_ns = self._clock() + int(PROBE_SECONDS * SECOND_NS)
