@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from switchboard_server.core.errors import InvalidArgumentError, Violation
 
@@ -24,8 +25,7 @@ def covers(pattern: str, name: str) -> bool:
     return name == pattern
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """The part of an event that decides who gets it, shared by all that have it in common."""
 
     type: str

@@ -168,10 +168,17 @@ class Publisher:
                 outcome.first, outcome.time_ns = appended.first, appended.time_ns
                 outcome.accepted = len(sorting.fresh)
         for index, known in sorting.known.items():
-            outcome.duplicates[index] = (
-                known if isinstance(known, int) else await asyncio.shield(known)
-            )
-        self.duplicates += len(sorting.known)
+            try:
+                sequence = known if isinstance(known, int) else await asyncio.shield(known)
+            except UnavailableError as error:
+                if not waits:
+                    raise
+                # The call it came in first has failed, but others of this call are in the log.
+                outcome.refused[index] = error
+                self.refused[error.reason] += 1
+            else:
+                outcome.duplicates[index] = sequence
+        self.duplicates += len(outcome.duplicates)
         self.scheduled += len(sorting.later)
         return outcome
 

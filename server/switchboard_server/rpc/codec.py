@@ -9,13 +9,13 @@ deliveries that stand one after the other, each as field 1, are a `SubscribeResp
 
 from functools import lru_cache
 
+from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.records import Drafts, assigned_id
 
 _FIELD_1 = b"\x0a"
 _SEQUENCE = b"\x78"
 _PUBLISH_TIME = b"\x82\x01"
 _PUBLISHER = b"\x8a\x01"
-_SECOND_NS = 1_000_000_000
 _BLOCK = 4096
 """Sequences of an aligned block differ in the last three hex digits and two varint bytes only."""
 _TABLED = 4096
@@ -35,6 +35,16 @@ def varint(number: int) -> bytes:
 def tagged(tag: bytes, value: bytes) -> bytes:
     """A length-delimited field."""
     return tag + varint(len(value)) + value
+
+
+def timestamp(time_ns: int) -> bytes:
+    """A `google.protobuf.Timestamp`, both fields written out so that it replaces another one.
+
+    Args:
+        time_ns: Unix time in nanoseconds.
+    """
+    seconds, nanos = divmod(time_ns, SECOND_NS)
+    return b"\x08" + varint(seconds) + b"\x10" + varint(nanos)
 
 
 _HEX = [b"%03x" % low for low in range(_BLOCK)]
@@ -79,8 +89,7 @@ class DeliveryCodec:
         self, drafts: Drafts, first_sequence: int, time_ns: int
     ) -> tuple[list[bytes], list[int]]:
         """See `Codec.encode`."""
-        seconds, nanos = divmod(time_ns, _SECOND_NS)
-        common = tagged(_PUBLISH_TIME, b"\x08" + varint(seconds) + b"\x10" + varint(nanos))
+        common = tagged(_PUBLISH_TIME, timestamp(time_ns))
         if drafts.publisher:
             common += tagged(_PUBLISHER, drafts.publisher.encode())
         if drafts.ids is not None:

@@ -1,23 +1,24 @@
 """What the core answers, as responses."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from switchboard.v1 import event_service_pb2, subscription_pb2
-from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.listing import Page
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts, assigned_id
 from switchboard_server.core.subscription import CaughtUp, Gap, Heartbeat, Started
-from switchboard_server.rpc.codec import event_field, tagged
+from switchboard_server.rpc.codec import event_field, tagged, timestamp, varint
 from switchboard_server.rpc.errors import publish_error
 
 _NEXT_PAGE_TOKEN = b"\x12"
 
 
-def to_timestamp(time_ns: int) -> Timestamp:
-    """A Unix time in nanoseconds as a timestamp."""
-    seconds, nanos = divmod(time_ns, SECOND_NS)
-    return Timestamp(seconds=seconds, nanos=nanos)
+def accepted(event_id: str, sequence: int, time_ns: int) -> bytes:
+    """The `PublishResponse` for an event that entered the log, joined as it is made most often."""
+    return (
+        tagged(b"\x0a", event_id.encode())
+        + b"\x10"
+        + varint(sequence)
+        + tagged(b"\x22", timestamp(time_ns))
+    )
 
 
 def publish_results(

@@ -63,16 +63,17 @@ class EventServicer:
         if outcome.refused:
             error = outcome.refused[0]
             raise prefixed(error, "event") if isinstance(error, InvalidArgumentError) else error
-        sequence = outcome.duplicates.get(0, outcome.first)
+        if outcome.plain:
+            given = request.event.id or assigned_id(self._hub.log.log_id, outcome.first)
+            return encode.accepted(given, outcome.first, outcome.time_ns)
+        sequence = outcome.duplicates.get(0, 0)
         response = event_service_pb2.PublishResponse(
-            id=drafts.ids[0] if drafts.ids else assigned_id(self._hub.log.log_id, sequence),
+            id=request.event.id,
             sequence=sequence,
             duplicate=0 in outcome.duplicates,
             scheduled=not sequence,
         )
-        if outcome.time_ns:
-            response.publish_time.CopyFrom(encode.to_timestamp(outcome.time_ns))
-        elif response.scheduled and not response.duplicate:
+        if not outcome.duplicates:
             response.publish_time.CopyFrom(request.event.deliver_at)
         return response.SerializeToString()
 

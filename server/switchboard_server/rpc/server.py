@@ -36,10 +36,12 @@ _OPTIONS: Mapping[str, int] = {
     "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
     "grpc.http2.min_ping_interval_without_data_ms": 10_000,
     # When thousands connect again at once, gRPC drops calls at random beyond about a thousand that
-    # wait to be accepted. These two are not in its public header;
+    # wait to be accepted, and all that have waited for 30 seconds. How long is the client's to say,
+    # by its deadline. These three are not in the public header;
     # tests/integration/test_reconnect_storm.py guards them.
     "grpc.server.max_pending_requests": _PENDING_RPCS,
     "grpc.server.max_pending_requests_hard_limit": 2 * _PENDING_RPCS,
+    "grpc.server_max_unrequested_time_in_server": 3600,
 }
 
 

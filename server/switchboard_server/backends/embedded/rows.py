@@ -20,7 +20,7 @@ Row = tuple[int, int, int, int, int, str, bytes, bytes | None, bytes]
 
 def from_batch(batch: Batch) -> Row:
     """The row of a batch."""
-    header: dict[str, Any] = {"routes": [astuple(route) for route in batch.routes]}
+    header: dict[str, Any] = {"routes": batch.routes}
     for name in ("ids", "attributes", "ordering_keys", "expiries"):
         if column := getattr(batch, name):
             header[name] = column
@@ -70,7 +70,7 @@ def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int,
     for index, body in enumerate(drafts.bodies):
         extra = drafts.extras[index]
         header = {
-            "route": astuple(drafts.route(index)),
+            "route": drafts.route(index),
             "id": drafts.ids[index] if drafts.ids else "",
             "extra": astuple(extra),
             "publisher": drafts.publisher,
