@@ -39,6 +39,16 @@ need_debian() {
     die "$why, and apt-get failed. As root, run: apt-get install $*"
 }
 
+# need_programs WHY PROGRAM:PACKAGE...: install the Debian packages of those programs that are missing.
+need_programs() {
+  local why=$1 entry missing=()
+  shift
+  for entry in "$@"; do
+    command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+  done
+  [ ${#missing[@]} -eq 0 ] || need_debian "$why ${missing[*]}" "${missing[@]}"
+}
+
 # --- Python ---------------------------------------------------------------------------------------
 
 # Prints the interpreter to make the environment with: the first that is new enough, but rather one

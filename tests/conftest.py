@@ -1,1 +1,21 @@
 """Fixtures that every test may use."""
+
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, so that a failure is the change's and not the day's. Look for new
+# ones with: pytest --hypothesis-profile=explore
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore",
+    settings.get_profile("repeatable"),
+    derandomize=False,
+    max_examples=2000,
+    print_blob=True,
+)
+settings.load_profile("repeatable")

@@ -120,6 +120,8 @@ class HubProcess:
             self.process.send_signal(number)
         code = self.process.wait(30)
         self._reader.join(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         return code
 
     def __enter__(self) -> Self:

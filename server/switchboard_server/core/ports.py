@@ -93,7 +93,8 @@ class LogListener(Protocol):
     def appended(self, batches: Sequence[Batch]) -> None:
         """Takes batches that are durable now.
 
-        In order, each exactly once, and before the appends that made them are answered.
+        In order, each exactly once, and before the appends that made them are answered. None where
+        what waited could not be stored: then there is room for others.
         """
 
     def availability_changed(self, problem: str | None) -> None:

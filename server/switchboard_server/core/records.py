@@ -237,7 +237,7 @@ def build_batches(
     """Makes batches of drafts, in order, numbered from `first_sequence` on.
 
     Args:
-        waiting: The drafts, none of whose events is refused.
+        waiting: The drafts, none of whose events is refused; none of them makes no batch.
         first_sequence: Sequence of the first event.
         time_ns: When they enter the log, Unix time in nanoseconds.
         codec: How events look as bytes.
@@ -302,6 +302,8 @@ class _Columns:
             self.extras[base + index] = extra
 
     def batches(self) -> list[Batch]:
+        if not self.sizes:
+            return []
         frames = b"".join(self.pieces)
         ends = array("I", accumulate(self.sizes))
         if len(ends) <= MAX_BATCH_EVENTS and len(frames) <= MAX_BATCH_BYTES:

@@ -49,8 +49,16 @@ class FolderLock:
                 f"the data folder {self._path.parent} is in use by another hub: {holder}; "
                 "stop that one, or choose another SWITCHBOARD_DATA_DIR",
             ) from error
-        os.ftruncate(file, 0)
-        os.write(file, json.dumps({"pid": os.getpid(), **self._holder}).encode())
+        try:
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps({"pid": os.getpid(), **self._holder}).encode())
+        except OSError as error:
+            os.close(file)
+            raise UnavailableError(
+                "LOG_UNAVAILABLE",
+                f"the data folder {self._path.parent} cannot be written to: {error.strerror}; "
+                "make room on its disk, or choose another SWITCHBOARD_DATA_DIR",
+            ) from error
         self._file = file
 
     def release(self) -> None:

@@ -175,7 +175,7 @@ class EmbeddedLog:
     ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         if self._closed:
-            future.set_exception(UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+            future.set_exception(_shutting_down())
             return future
         waiting = _Waiting(drafts, future, drafts.size(), scheduled, released)
         self.pending_bytes += waiting.size
@@ -272,6 +272,7 @@ class EmbeddedLog:
             self.pending_bytes -= each.size
             if not each.future.done():
                 each.future.set_exception(error)
+        self._listener.appended(())
 
     def _report(self, problem: str | None) -> None:
         """Tells the listener when the log stops or begins to take events."""
@@ -359,11 +360,18 @@ class EmbeddedLog:
                 self._report(str(error))
 
     async def _reading(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise _shutting_down()
         try:
             if not self._store.blocks:
+                await asyncio.sleep(0)  # A turn of the loop for the others, as a thread would give.
                 return work()
             return await self._loop.run_in_executor(self._readers, work)
         except (StoreError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not self._closed:
                 raise
             raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
+
+
+def _shutting_down() -> UnavailableError:
+    return UnavailableError("SHUTTING_DOWN", "the hub shuts down")

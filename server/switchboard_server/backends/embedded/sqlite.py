@@ -81,6 +81,7 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._window = Window(1, 0)
+        self._lacking = 0
 
     def open(self) -> StoreState:
         """See `Store.open`."""
@@ -104,6 +105,7 @@ class SqliteStore:
 
     def commit(self, work: Commit) -> None:
         """See `Store.commit`."""
+        self._lacking = sum(len(batch.frames) for batch in work.batches)
         with self._explained("written to"), self._transaction():
             if work.batches:
                 self._db.executemany(
@@ -119,6 +121,7 @@ class SqliteStore:
                     "INSERT INTO scheduled (due, accepted, header, body) VALUES (?, ?, ?, ?)",
                     rows.from_scheduled(drafts, work.time_ns),
                 )
+        self._lacking = 0
         if work.batches:
             self._window = Window(self._window.first, work.batches[-1].last)
 
@@ -140,8 +143,13 @@ class SqliteStore:
 
     def probe(self) -> None:
         """See `Store.probe`."""
-        with self._explained("written to"), self._transaction():
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
+        # A full disk may have room for a little: as much is tried as there was no room for. Random,
+        # since SQLite does not write what is there already.
+        for size in (self._lacking + 8, 8):
+            with self._explained("written to"), self._transaction():
+                self._db.execute(
+                    "UPDATE meta SET value = randomblob(?) WHERE name = 'probes'", (size,)
+                )
 
     def trim(self, now_ns: int) -> Window | None:
         """See `Store.trim`."""

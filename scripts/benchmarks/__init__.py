@@ -1,0 +1,1 @@
+"""The hub beside its peers: what `scripts/bench` measures."""

@@ -1,0 +1,32 @@
+"""P4: unary Publish, many at a time."""
+
+from scripts.benchmarks.plan import Plan
+from scripts.benchmarks.processes import Stage
+from scripts.benchmarks.report import THOUSANDS_A_SECOND, Row, Target
+
+
+async def run(plan: Plan) -> list[Row]:
+    """Measures calls a second beside those of a unary echo."""
+    row = Row(
+        "P4",
+        "unary Publish, 64 in flight",
+        THOUSANDS_A_SECOND,
+        "empty unary echo",
+        Target("at least", 0.8),
+    )
+    events = plan.events(8000)
+    async with Stage() as stage:
+        hub, echo = await stage.hub(), await stage.echo()
+        workers = {
+            "hub": await stage.worker("call_clients:hub_unary", port=hub.port, events=events),
+            "echo": await stage.worker("call_clients:echo_unary", port=echo.port, events=events),
+        }
+        for worker in workers.values():
+            await worker.expect("ready")
+        for order in plan.turns(list(workers)):
+            rates = {side: events / (await workers[side].run())["seconds"] for side in order}
+            row.add(rates["hub"], rates["echo"])
+        for worker in workers.values():
+            worker.finish()
+            await worker.expect("checked")
+    return [row]

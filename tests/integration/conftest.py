@@ -1,0 +1,32 @@
+"""A hub for the tests of a module, and a connection to it for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import pytest
+
+from tests.integration.client import Client
+from tests.integration.hubs import MEMORY, connect, running
+from tests.support.hub import HubProcess
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def memory_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """A hub that keeps its log in memory, shared by the module's tests."""
+    with running(tmp_path_factory.mktemp("hub"), MEMORY) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def client(memory_hub: HubProcess) -> AsyncIterator[Client]:
+    """A client of the shared hub."""
+    async with connect(memory_hub) as client:
+        yield client
+
+
+@pytest.fixture
+def kind() -> str:
+    """An event type that no other test uses, since the log of the shared hub holds their events."""
+    return f"kind{next(_numbers)}"

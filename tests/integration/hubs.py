@@ -1,0 +1,46 @@
+"""Hubs for tests that need one of their own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from tests.integration.client import Client
+from tests.support.hub import HubProcess
+
+MEMORY = {"SWITCHBOARD_LOG": "memory"}
+"""Settings of a hub whose durability is not the point."""
+_DEFECTS = ("Traceback", "never retrieved", "never awaited", "Exception in callback", "incident")
+
+
+def assert_no_defect(text: str) -> None:
+    """Checks that the output of a hub tells of none."""
+    assert not [line for line in text.splitlines() if any(word in line for word in _DEFECTS)], text
+
+
+def connect(
+    hub: HubProcess, token: str | None = None, options: Sequence[tuple[str, int]] = ()
+) -> Client:
+    """A client on a connection of its own, with gRPC's defaults, such as 4 MiB for a response.
+
+    Args:
+        hub: Where to.
+        token: Sent with every call.
+        options: Options of the channel.
+    """
+    own = ("grpc.use_local_subchannel_pool", 1)
+    return Client(grpc.aio.insecure_channel(hub.address, options=[own, *options]), token)
+
+
+@contextmanager
+def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[HubProcess]:
+    """A hub that is killed in the end where it still runs, and that must not show a defect.
+
+    Args:
+        folder: Its data folder; another one over the same folder is its restart.
+        settings: Its settings.
+    """
+    with HubProcess(folder, settings) as hub:
+        yield hub
+    assert_no_defect(hub.text)
