@@ -19,7 +19,7 @@ async def run(plan: Plan) -> list[Row]:
         pairs = {
             (log, peer): Row(
                 "P2",
-                f"CPU a delivery, {subscribers} subscribers, {log} log",
+                f"CPU a delivery, {subscribers} subscriber{'s'[: subscribers > 1]}, {log} log",
                 MICROSECONDS,
                 _PEERS[peer],
                 _target(subscribers, log, peer),

@@ -14,7 +14,6 @@ from scripts.benchmarks.worker import Link
 
 _STREAM = "bench"
 _UNLIMITED = 0
-import os; UNCONFIRMED = int(os.environ.get("U","4000"))
 
 
 async def publish_core(link: Link, port: int, events: int) -> None:
@@ -57,7 +56,7 @@ async def subscribe_core(link: Link, port: int, events: int) -> None:
 async def publish_jetstream(link: Link, port: int, events: int) -> None:
     """Publishes into a stream on files, with nats-py's default of 4000 unconfirmed messages."""
     client = await _connect(port)
-    stream = client.jetstream(publish_async_max_pending=UNCONFIRMED)
+    stream = client.jetstream()
     link.report("ready")
     await link.go()
     began = time.monotonic()
@@ -74,7 +73,7 @@ async def publish_jetstream(link: Link, port: int, events: int) -> None:
 async def subscribe_jetstream(link: Link, port: int, events: int) -> None:
     """Makes the stream and receives from it with an ordered consumer."""
     client = await _connect(port)
-    context = client.jetstream(publish_async_max_pending=UNCONFIRMED)
+    context = client.jetstream()
     await context.add_stream(StreamConfig(name=_STREAM, subjects=[TYPE], storage=StorageType.FILE))
     expected = Expected(first_sequence=1)
     done = asyncio.get_running_loop().create_future()

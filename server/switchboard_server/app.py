@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack
 
@@ -176,8 +178,8 @@ class Hub:
 
     async def _drain(self) -> None:
         """Says NOT_SERVING, ends the streams, and waits for what is open, unless in a hurry."""
-        click.echo("switchboard: stopping; signal again to stop at once")
         await self._grpc.begin_shutdown()
+        _say("switchboard: stopping; signal again to stop at once")
         stopping = asyncio.create_task(self._grpc.stop(self._settings.server.shutdown_seconds))
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +201,8 @@ class Hub:
             flags += '-H "authorization: Bearer $TOKEN" '
             lines.append(
                 "  tokens            asked for; make one with: "
-                "python -m switchboard_server token --subject me --permission events.publish"
+                "python -m switchboard_server token --subject me "
+                "--permission events.publish --permission events.subscribe"
             )
         else:
             lines.append(
@@ -217,7 +220,16 @@ class Hub:
             '{"start_at": "START_AT_EARLIEST"}'
             f"' {host}:{grpc_port} switchboard.v1.EventService/Subscribe"
         )
-        click.echo("\n".join(lines))
+        _say("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    """Prints, as long as somebody reads: `scripts/serve | head` must not end the hub."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        # What is buffered would fail again at exit: https://docs.python.org/3/library/signal.html
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settle_memory() -> None:

@@ -7,10 +7,18 @@ import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -25,6 +33,9 @@ if TYPE_CHECKING:
     SubscribeCall = grpc.aio.UnaryStreamCall[
         subscription_pb2.SubscribeRequest, subscription_pb2.SubscribeResponse
     ]
+    PublishCall = grpc.aio.StreamStreamCall[
+        event_service_pb2.PublishStreamRequest, event_service_pb2.PublishStreamResponse
+    ]
 
 TYPE = "load.numbered"
 """Type of the numbered events."""
@@ -32,7 +43,14 @@ PATIENCE = 60.0
 """Seconds after which something that must happen has not, however busy the machine is."""
 PAGE_SIZE = 1000
 """Events of a page of history."""
-_DEFECTS = ("Traceback", "was never retrieved", "was never awaited", "Unhandled exception", "incident")
+T = TypeVar("T")
+_DEFECTS = (
+    "Traceback",
+    "was never retrieved",
+    "was never awaited",
+    "Unhandled exception",
+    "incident",
+)
 
 
 def stub(channel: grpc.aio.Channel) -> "EventServiceAsyncStub":
@@ -107,9 +125,8 @@ async def get(hub: HubProcess, path: str) -> tuple[int, str]:
 
     def ask() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(  # noqa: S310, the address is ours
-                f"http://127.0.0.1:{hub.port}{path}", timeout=PATIENCE
-            ) as response:
+            address = f"http://127.0.0.1:{hub.port}{path}"
+            with urllib.request.urlopen(address, timeout=PATIENCE) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -140,6 +157,7 @@ def reason_of(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
     """Reason and metadata of a failed call's ErrorInfo; empty where it has none."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
+            assert isinstance(value, bytes)
             status = status_pb2.Status.FromString(value)
             for detail in status.details:
                 info = error_details_pb2.ErrorInfo()
@@ -199,7 +217,7 @@ class Publisher:
 
     async def _write(
         self,
-        call: "grpc.aio.StreamStreamCall[event_service_pb2.PublishStreamRequest, object]",
+        call: "PublishCall",
         room: asyncio.Semaphore,
         total: int | None,
     ) -> None:
@@ -263,9 +281,17 @@ def from_earliest() -> subscription_pb2.SubscribeRequest:
     return subscription_pb2.SubscribeRequest(start_at=subscription_pb2.START_AT_EARLIEST)
 
 
+async def read(call: "grpc.aio.UnaryStreamCall[Any, T] | grpc.aio.StreamStreamCall[Any, T]") -> T:
+    """The next response of a stream, which must not be at its end."""
+    response = await call.read()
+    assert response is not grpc.aio.EOF
+    return cast("T", response)
+
+
 async def deliveries(call: "SubscribeCall") -> AsyncIterator[event_pb2.Event]:
-    """The events of a stream; one in which a gap would be a loss."""
-    while (response := await call.read()) is not grpc.aio.EOF:
+    """The events of a stream that goes on, and in which a gap would be a loss."""
+    while True:
+        response = await read(call)
         assert not response.HasField("gap"), response
         for delivery in response.deliveries:
             yield delivery.event
@@ -276,20 +302,18 @@ async def subscribe(
 ) -> "SubscribeCall":
     """Opens a subscription, by default from the earliest event, and waits until it stands."""
     call = stub(channel).Subscribe(request or from_earliest())
-    response = await call.read()
+    response = await read(call)
     assert response.HasField("started"), response
     return call
 
 
 async def subscribe_to_end(channel: grpc.aio.Channel) -> list[event_pb2.Event]:
-    """All of the history, which is not empty, by Subscribe from the earliest event until the end."""
+    """All of the history, which is not empty, by Subscribe from its beginning to its end."""
     events: list[event_pb2.Event] = []
     call = await subscribe(channel)
-    while (response := await call.read()) is not grpc.aio.EOF:
+    while not (response := await read(call)).HasField("caught_up"):
         assert not response.HasField("gap"), response
         events += (delivery.event for delivery in response.deliveries)
-        if response.HasField("caught_up"):
-            break
     call.cancel()
     return events
 

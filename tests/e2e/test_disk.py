@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written to: publishes fail, reads go on, and it heals by itself."""
+"""A disk that cannot be written to: publishes fail, reads go on, and all is well when it can."""
 
 import asyncio
 import signal
@@ -28,6 +28,7 @@ from tests.e2e.load import (
     get,
     list_events,
     numbered,
+    read,
     reason_of,
     refused_start,
     running,
@@ -49,7 +50,7 @@ MIB = 1024 * 1024
 SERVICE = "switchboard.v1.EventService"
 EVENTS = 300
 PIPELINED = 20
-"""Requests that fit into the HTTP/2 window of a stream, 64 KiB, so that writing them never waits."""
+"""Requests that fit into a stream's HTTP/2 window, 64 KiB, so that writing them never waits."""
 
 
 @pytest.fixture(params=["full disk", "limited files"])
@@ -75,8 +76,8 @@ async def assert_refused(hub: HubProcess, channel: grpc.aio.Channel) -> None:
         await api.Publish(event_service_pb2.PublishRequest(event=event))
     with pytest.raises(grpc.aio.AioRpcError) as batch:
         await api.PublishBatch(event_service_pb2.PublishBatchRequest(events=[event]))
-    # Those that are on their way behind the first one that fails have to fail as quietly. The hub is
-    # stopped until all are, since grpc.aio tells nothing of the end of a stream that it writes to.
+    # Those on their way behind the first one that fails have to fail as quietly. The hub is stopped
+    # until all are, since grpc.aio cannot tell why a stream ended that it was writing to.
     call = api.PublishStream()
     hub.process.send_signal(signal.SIGSTOP)
     for number in range(PIPELINED):
@@ -100,7 +101,7 @@ async def assert_readable(channel: grpc.aio.Channel, publisher: Publisher) -> No
 async def see(call: "HealthCall", status: int) -> None:
     """Reads what a Watch stream says next, which is this."""
     async with asyncio.timeout(PATIENCE):
-        response = await call.read()
+        response = await read(call)
     assert response.status == status
 
 
@@ -137,10 +138,11 @@ async def test_a_disk_that_takes_nothing_stops_publishes_only_and_until_it_takes
             await assert_readable(channel, publisher)
             sequences: list[int] = []
             while len(sequences) < 2 * EVENTS:
-                sequences += (each.event.sequence for each in (await live.read()).deliveries)
+                sequences += (each.event.sequence for each in (await read(live)).deliveries)
             assert sequences == publisher.sequences
-            for each in (*watches, live):
-                each.cancel()
+            live.cancel()
+            for call in watches:
+                call.cancel()
     with running(disk.folder) as hub:
         async with hub.channel() as channel:
             await assert_readable(channel, publisher)
@@ -163,7 +165,7 @@ async def test_a_disk_that_the_hub_itself_has_filled_is_not_taken_for_one_with_r
                 await publisher.run(channel)
             await see(health, NOT_SERVING)
 
-            following = asyncio.create_task(health.read())
+            following = asyncio.create_task(read(health))
             await asyncio.wait([following], timeout=3 * PROBE_SECONDS)
             assert not following.done(), "said to serve, though the same events do not fit"
             with pytest.raises(grpc.aio.AioRpcError):

@@ -2,15 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from tests.integration.credentials import SECRET, mint
+from tests.integration.credentials import SECRET
 from tests.integration.hubs import MEMORY, assert_no_defect, running
 from tests.support.hub import HubProcess
 
@@ -54,26 +55,20 @@ def publish(hub: HubProcess, kind: str, **fields: Any) -> Any:
 
 
 class Listener:
-    """A grpcurl that subscribes, and prints what it receives."""
+    """A program that subscribes, and prints what it receives as JSON.
 
-    def __init__(self, hub: HubProcess, request: Any) -> None:
+    Args:
+        command: The program and its arguments.
+        env: Its environment; None: this process's.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [
-                GRPCURL,
-                "-plaintext",
-                "-max-time",
-                str(PATIENCE),
-                "-d",
-                json.dumps(request),
-                hub.address,
-                f"{EVENTS}/Subscribe",
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
+            command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def next(self) -> Any:
-        """Reads the next response, which grpcurl prints as JSON over several lines."""
+        """Reads the next response, which grpcurl prints over several lines."""
         assert self.process.stdout is not None
         text = ""
         for line in self.process.stdout:
@@ -82,12 +77,27 @@ class Listener:
                 return json.loads(text)
         raise AssertionError(f"the stream has ended:\n{text}")
 
-    def __enter__(self) -> "Listener":
+    def events(self, count: int) -> list[Any]:
+        """Reads responses until so many events have come."""
+        events: list[Any] = []
+        while len(events) < count:
+            events += [each["event"] for each in self.next().get("deliveries", ())]
+        return events
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
+        # All of its session, since a shell may stand between.
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate(timeout=PATIENCE)
+
+
+def subscribed(hub: HubProcess, request: Any) -> Listener:
+    """A grpcurl that subscribes."""
+    limit = ("-max-time", str(PATIENCE))
+    flags = ("-plaintext", *limit, "-d", json.dumps(request))
+    return Listener([str(GRPCURL), *flags, hub.address, f"{EVENTS}/Subscribe"])
 
 
 def test_list_names_the_services(hub: HubProcess) -> None:
@@ -127,32 +137,30 @@ def test_health_is_asked_by_its_own_name(hub: HubProcess) -> None:
 
 def test_an_event_is_published_received_and_listed(hub: HubProcess) -> None:
     data = {"order": 7, "lines": [{"sku": "a"}], "note": "é"}
-    with Listener(hub, {"filter": {"types": ["shell.*"]}}) as listener:
+    with subscribed(hub, {"filter": {"types": ["shell.*"]}}) as listener:
         assert "started" in listener.next()
         answer = publish(
             hub, "shell.created", data=data, attributes={"tenant": "a"}, priority="PRIORITY_HIGH"
         )
         publish(hub, "other.created")
         publish(hub, "shell.text", text="second")
-        (first,) = listener.next()["deliveries"]
-        (second,) = listener.next()["deliveries"]
-    event = first["event"]
+        event, second = listener.events(2)
     assert event["data"] == data
     assert (event["type"], event["source_service"]) == ("shell.created", "shell")
     assert (event["attributes"], event["priority"]) == ({"tenant": "a"}, "PRIORITY_HIGH")
     assert (event["id"], event["sequence"]) == (answer["id"], answer["sequence"])
     assert event["publish_time"] == answer["publish_time"]
-    assert second["event"]["text"] == "second"
+    assert second["text"] == "second"
     listing = {"filter": {"types": ["shell.*"]}, "order": "LIST_ORDER_OLDEST_FIRST"}
     listed = call(hub, f"{EVENTS}/ListEvents", listing)
-    assert listed["events"] == [event, second["event"]]
+    assert listed["events"] == [event, second]
 
 
 def test_a_subscription_from_the_beginning_catches_up(hub: HubProcess) -> None:
     for number in range(3):
         publish(hub, "past.created", text=str(number))
     request = {"filter": {"types": ["past.created"]}, "start_at": "START_AT_EARLIEST"}
-    with Listener(hub, request) as listener:
+    with subscribed(hub, request) as listener:
         assert "started" in listener.next()
         received: list[str] = []
         while "caught_up" not in (response := listener.next()):
@@ -184,32 +192,42 @@ def test_a_mistake_is_explained_with_its_reason_and_field(hub: HubProcess) -> No
     assert "event.type" in done.stderr
 
 
-def pasted(hub: HubProcess, **variables: str) -> Any:
-    """Runs the line that the hub printed at its start, in a shell."""
-    (line,) = (line for line in hub.text.splitlines() if line.startswith("    grpcurl"))
+def printed(hub: HubProcess, method: str) -> list[str]:
+    """The line of shell that the hub printed at its start for an rpc, as a command."""
+    (line,) = (each.strip() for each in hub.text.splitlines() if each.endswith(f"/{method}"))
+    assert line.startswith("grpcurl ")
+    return ["sh", "-c", line]
+
+
+def shell(**variables: str) -> dict[str, str]:
+    """The environment of a shell in which grpcurl and the hub's Python are found."""
     path = f"{GRPCURL.parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **variables}
+
+
+def output(command: Sequence[str], env: Mapping[str, str]) -> str:
     done = subprocess.run(
-        ["sh", "-c", line.strip()],
-        env={**os.environ, "PATH": path, **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
+        command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
-def test_the_line_that_the_hub_prints_at_its_start_works_as_it_stands(hub: HubProcess) -> None:
-    answer = pasted(hub)
+def test_the_lines_that_the_hub_prints_at_its_start_work_as_they_stand(hub: HubProcess) -> None:
+    answer = json.loads(output(printed(hub, "Publish"), shell()))
     (event,) = call(hub, f"{EVENTS}/ListEvents", {"filter": {"types": ["order.created"]}})["events"]
     assert event["id"] == answer["id"]
     assert event["data"] == {"order": 1}
+    with Listener(printed(hub, "Subscribe"), shell()) as listener:
+        assert event in listener.events(int(event["sequence"]))
 
 
-def test_the_line_works_with_a_token_where_the_hub_asks_for_one(tmp_path: Path) -> None:
-    settings = {**MEMORY, "JWT_SECRET_KEY": SECRET}
-    with running(tmp_path, settings) as hub:
-        # As the line above it says to make one.
-        token = mint(tmp_path, settings, "me", "events.publish")
-        assert pasted(hub, TOKEN=token)["sequence"] == "1"
+def test_the_lines_work_with_the_token_that_the_hub_says_how_to_make(tmp_path: Path) -> None:
+    with running(tmp_path, {**MEMORY, "JWT_SECRET_KEY": SECRET}) as hub:
+        env = shell(JWT_SECRET_KEY=SECRET)
+        command = hub.text.partition("make one with: ")[2].splitlines()[0]
+        token = output(["sh", "-c", command], env).strip()
+        answer = json.loads(output(printed(hub, "Publish"), shell(TOKEN=token)))
+        with Listener(printed(hub, "Subscribe"), shell(TOKEN=token)) as listener:
+            (event,) = listener.events(1)
+    assert (event["id"], event["publisher"]) == (answer["id"], "me")

@@ -1,4 +1,4 @@
-"""Ten thousand idle subscriptions, each with a filter of its own: an event costs what it matches."""
+"""Ten thousand idle subscriptions with filters of their own: an event costs what it matches."""
 
 import asyncio
 from pathlib import Path

@@ -19,7 +19,7 @@ import pytest
 
 from switchboard.v1 import event_pb2, event_service_pb2, subscription_pb2
 from switchboard_server.rpc.server import _OPTIONS as OPTIONS
-from tests.e2e.load import PATIENCE, metrics, numbered, running, stub, until
+from tests.e2e.load import PATIENCE, metrics, numbered, read, running, stub, until
 
 CHANNELS = 20
 SUBSCRIBERS = 2000
@@ -33,7 +33,7 @@ async def subscribe_once(channel: grpc.aio.Channel) -> str:
     request = subscription_pb2.SubscribeRequest(filter=event_pb2.Filter(types=[OVER]))
     call = stub(channel).Subscribe(request)
     try:
-        while not (response := await call.read()).deliveries:
+        while not (response := await read(call)).deliveries:
             assert response.HasField("started"), response
     except grpc.aio.AioRpcError as error:
         return error.code().name
@@ -74,7 +74,6 @@ async def test_two_thousand_subscribers_and_five_thousand_calls_at_once_are_all_
         async with asyncio.timeout(PATIENCE):
             assert Counter(await asyncio.gather(*calls)) == {"OK": CALLS}
 
-
             async def subscribed() -> bool:
                 return (await metrics(hub))["switchboard_subscribers"] == SUBSCRIBERS
 
@@ -114,7 +113,7 @@ async def test_the_argument_for_the_longest_wait_still_means_what_it_did(
     def call() -> list[str]:
         # From a thread, with gRPC's synchronous client: the event loop is the server's, and busy.
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            method = channel.unary_unary("/test.Echo/Echo")
+            method: Any = channel.unary_unary("/test.Echo/Echo")
             first = method.future(b"busy")
             assert busy.wait(PATIENCE)
             calls = [method.future(b"next") for _ in range(20)]

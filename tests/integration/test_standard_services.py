@@ -206,14 +206,3 @@ async def test_reflection_can_be_switched_off(tmp_path: Path) -> None:
                 failure = await failing(reflecting(client, version).call.read())
                 assert failure.code is grpc.StatusCode.UNIMPLEMENTED
             assert (await client.publish(an_event())).sequence
-
-
-async def test_who_watches_health_does_not_keep_the_hub_from_stopping(tmp_path: Path) -> None:
-    with running(tmp_path, {**MEMORY, "SWITCHBOARD_SHUTDOWN_SECONDS": "100"}) as hub:
-        async with connect(hub) as client:
-            watch = health(client).Watch(asking(), timeout=10)
-            assert (await watch.read()).status == SERVING
-            hub.process.terminate()
-            assert (await watch.read()).status == NOT_SERVING
-            assert await watch.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
-        assert hub.terminate() == 0

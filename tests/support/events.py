@@ -33,9 +33,7 @@ class PlainCodec:
         publisher = drafts.publisher.encode()
         for index, body in enumerate(drafts.bodies):
             name = (drafts.ids[index] if drafts.ids else "").encode()
-            head = _HEAD.pack(
-                first_sequence + index, time_ns, len(name), len(publisher), len(body)
-            )
+            head = _HEAD.pack(first_sequence + index, time_ns, len(name), len(publisher), len(body))
             pieces += (head, name + publisher, body)
             sizes.append(len(head) + len(name) + len(publisher) + len(body))
         return pieces, sizes

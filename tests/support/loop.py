@@ -18,6 +18,8 @@ class ManualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._elapsed_ns = 0
         super().__init__()
+        # So that timers run at their very moment even after days, when floats are coarse.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Seconds since the loop was made."""

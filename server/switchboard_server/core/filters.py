@@ -106,15 +106,7 @@ def validate(wish: Filter, path: str = "filter") -> None:
         "source_services": wish.source_services,
         "target_services": wish.target_services,
     }
-    entries = sum(map(len, lists.values())) + len(wish.attributes)
-    if entries > MAX_FILTER_ENTRIES:
-        text = f"has {entries} entries, at most {MAX_FILTER_ENTRIES} are allowed"
-        raise InvalidArgumentError(
-            "TOO_LARGE",
-            f"{path}: {text}; use a prefix such as 'order.*', or several subscriptions",
-            violations=[Violation(path, text)],
-            metadata={"limit": str(MAX_FILTER_ENTRIES), "actual": str(entries)},
-        )
+    check_entries(sum(map(len, lists.values())) + len(wish.attributes), path)
     violations = [
         Violation(f"{path}.{name}", problem)
         for name, patterns in lists.items()
@@ -126,6 +118,26 @@ def validate(wish: Filter, path: str = "filter") -> None:
             "INVALID_FIELD",
             "; ".join(f"{each.field}: {each.description}" for each in violations),
             violations=violations,
+        )
+
+
+def check_entries(entries: int, path: str = "filter") -> None:
+    """Checks how large a filter is; for doors, before they make one.
+
+    Args:
+        entries: How many entries it has, all its fields together and repeated ones included.
+        path: Where it stands in the request, for the error.
+
+    Raises:
+        InvalidArgumentError: It has too many.
+    """
+    if entries > MAX_FILTER_ENTRIES:
+        text = f"has {entries} entries, at most {MAX_FILTER_ENTRIES} are allowed"
+        raise InvalidArgumentError(
+            "TOO_LARGE",
+            f"{path}: {text}; use a prefix such as 'order.*', or several subscriptions",
+            violations=[Violation(path, text)],
+            metadata={"limit": str(MAX_FILTER_ENTRIES), "actual": str(entries)},
         )
 
 

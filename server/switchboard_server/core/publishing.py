@@ -49,7 +49,8 @@ class Published:
     Attributes:
         first: Sequence of the first accepted event; the other accepted ones follow in order.
         accepted: How many were accepted, scheduled ones not counted.
-        time_ns: When they entered the log, Unix time in nanoseconds.
+        time_ns: When they entered the log, Unix time in nanoseconds; of a single event that is a
+            duplicate, when it first did; 0 where nothing entered it or it is not retained any more.
         duplicates: By index, the sequence under which the event was accepted before (0: it is
             scheduled).
         scheduled: Indexes of events that wait for their time.
@@ -178,9 +179,18 @@ class Publisher:
                 self.refused[error.reason] += 1
             else:
                 outcome.duplicates[index] = sequence
+        if len(drafts) == 1 and outcome.duplicates:
+            outcome.time_ns = await self._time_of(outcome.duplicates[0])
         self.duplicates += len(outcome.duplicates)
         self.scheduled += len(sorting.later)
         return outcome
+
+    async def _time_of(self, sequence: int) -> int:
+        """When an event entered the log; 0: it has not yet, or it is not retained."""
+        if sequence == SCHEDULED:
+            return 0
+        batches = (await self._log.read(sequence - 1, 1)).batches
+        return batches[0].time_ns if batches and batches[0].first <= sequence else 0
 
     def _sort(self, drafts: Drafts) -> "_Sorting":
         """Tells new events from known ones, and those for now from those for later."""

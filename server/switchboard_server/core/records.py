@@ -175,6 +175,11 @@ class Batch:
             [frames[ends[start - 1] if start else 0 : ends[stop - 1]] for start, stop in runs]
         )
 
+    def size(self, runs: Sequence[Run]) -> int:
+        """How many bytes some events have."""
+        ends = self.ends
+        return sum(ends[stop - 1] - (ends[start - 1] if start else 0) for start, stop in runs)
+
     def all_runs(self) -> list[Run]:
         """The run of all events."""
         return [(0, len(self.ends))]

@@ -43,14 +43,14 @@ class Chunk:
 
 
 class Match:
-    """What an audience wants of one batch, and about how many bytes that is."""
+    """What an audience wants of one batch, and how many bytes that is."""
 
     __slots__ = ("batch", "runs", "size")
 
     def __init__(self, batch: Batch, runs: Sequence[Run]) -> None:
         self.batch = batch
         self.runs = runs
-        self.size = len(batch.frames) * count(runs) // len(batch)
+        self.size = batch.size(runs)
 
 
 def assemble(matches: Sequence[tuple[Batch, Sequence[Run]]], now_ns: int) -> tuple[bytes, int]:

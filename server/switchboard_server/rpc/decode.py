@@ -17,10 +17,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from switchboard.v1 import event_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
-from switchboard_server.core.filters import MAX_NAME, Filter, Route
+from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem
-from switchboard_server.rpc.codec import varint
+from switchboard_server.rpc.codec import tagged, varint
 
 M = TypeVar("M", bound=Message)
 
@@ -44,8 +44,13 @@ _RARE_FIELDS = (
 )
 
 
-def parse(request: type[M], raw: bytes) -> M:
+def parse(request: type[M], raw: bytes, name: str | None = None) -> M:
     """Parses a request.
+
+    Args:
+        request: Its type.
+        raw: Its bytes.
+        name: What to call it in the error; None: by its own name.
 
     Raises:
         InvalidArgumentError: The bytes are no such message.
@@ -53,11 +58,53 @@ def parse(request: type[M], raw: bytes) -> M:
     try:
         return request.FromString(raw)
     except DecodeError as error:
-        name = request.DESCRIPTOR.full_name
+        expected = name or request.DESCRIPTOR.full_name
         raise InvalidArgumentError(
             "MALFORMED_REQUEST",
-            f"the request's bytes are not a {name}; generate the client from the hub's protos",
+            f"the request's bytes are not a {expected}; generate the client from the hub's protos",
         ) from error
+
+
+def parse_events(request: type[M], raw: bytes) -> M:
+    """Parses a request that publishes.
+
+    Deliveries hold an event one level deeper than requests do, and protobuf ends at a hundred
+    levels: what is accepted at the very limit could never be read. So the request is parsed as a
+    field of another message.
+
+    Raises:
+        InvalidArgumentError: The bytes are no such message.
+    """
+    deeper: Any = parse(_deeper(request), tagged(b"\x0a", raw), request.DESCRIPTOR.full_name)
+    inner: M = deeper.request
+    return inner
+
+
+def _deeper(request: type[Message]) -> type[Message]:
+    """A message `{ R request = 1 }`, made once for each R."""
+    described = request.DESCRIPTOR
+    if known := _deeper_requests.get(described.full_name):
+        return known
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"deeper/{described.full_name}.proto",
+        package=f"switchboard.deeper.{described.name.lower()}",
+        syntax="proto3",
+        dependency=[described.file.name],
+    )
+    file.message_type.add(name="Deeper").field.add(
+        name="request",
+        number=1,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+        type_name=f".{described.full_name}",
+    )
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    made = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.Deeper"))
+    return _deeper_requests.setdefault(described.full_name, made)
+
+
+_deeper_requests: dict[str, type[Message]] = {}
 
 
 def decode_event(event: event_pb2.Event, publisher: str) -> Drafts:
@@ -98,6 +145,12 @@ def decode_events(raw: bytes, events: Sequence[event_pb2.Event], publisher: str)
 
 def decode_filter(wish: event_pb2.Filter) -> Filter:
     """A filter as the core has it."""
+    check_entries(
+        len(wish.types)
+        + len(wish.source_services)
+        + len(wish.target_services)
+        + len(wish.attributes)
+    )
     if wish.min_priority not in event_pb2.Priority.values():
         raise invalid_field(
             "filter.min_priority", f"{wish.min_priority} is unknown; 0 (all) to 4 (critical)"
@@ -167,8 +220,7 @@ def _read(event: event_pb2.Event, index: int, drafts: Drafts) -> None:
     try:
         extra = _extra(event)
     except InvalidArgumentError as error:
-        drafts.refused[index] = error
-        return
+        extra, drafts.refused[index] = None, error
     if extra is not None:
         drafts.extras[index] = extra
         if extra.deliver_at_ns and not event.id:

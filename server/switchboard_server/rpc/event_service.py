@@ -30,6 +30,7 @@ from switchboard_server.rpc.decode import (
     decode_filter,
     decode_time,
     parse,
+    parse_events,
     prefixed,
 )
 from switchboard_server.rpc.endpoints import Context, caller
@@ -54,7 +55,7 @@ class EventServicer:
 
     async def Publish(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse(event_service_pb2.PublishRequest, raw)
+        request = parse_events(event_service_pb2.PublishRequest, raw)
         if not request.HasField("event"):
             raise invalid_field("event", "is required", reason="FIELD_MISSING")
         principal = caller.get()
@@ -73,13 +74,15 @@ class EventServicer:
             duplicate=0 in outcome.duplicates,
             scheduled=not sequence,
         )
-        if not outcome.duplicates:
+        if outcome.time_ns:
+            response.publish_time.FromNanoseconds(outcome.time_ns)
+        elif not outcome.duplicates:
             response.publish_time.CopyFrom(request.event.deliver_at)
         return response.SerializeToString()
 
     async def PublishBatch(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse(event_service_pb2.PublishBatchRequest, raw)
+        request = parse_events(event_service_pb2.PublishBatchRequest, raw)
         if not request.events:
             raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
         principal = caller.get()
@@ -117,8 +120,12 @@ class EventServicer:
                     item.frames if type(item) is Chunk else encode.control(item)  # type: ignore[arg-type]
                 )
         except UnavailableError as error:
-            error.metadata["position"] = str(subscription.position)
-            raise
+            # A new one: this one is shared by all that the shutdown ends.
+            raise UnavailableError(
+                error.reason,
+                error.message,
+                metadata={**error.metadata, "position": str(subscription.position)},
+            ) from None
         finally:
             self._hub.unsubscribe(subscription)
 

@@ -5,12 +5,16 @@ https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 
 from __future__ import annotations  # grpc's classes take type arguments in its stubs only
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
+
+from switchboard_server.core.errors import UnavailableError
+from switchboard_server.rpc.errors import abort
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 """The service's full name."""
@@ -27,6 +31,7 @@ class HealthService(HealthServicer):
     def __init__(self, services: Iterable[str]) -> None:
         super().__init__()
         self._statuses: dict[str, bool] = dict.fromkeys(services, False)
+        self._changed = asyncio.Event()
         for service in ("", *self._statuses):
             self._server_status[service] = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -50,6 +55,36 @@ class HealthService(HealthServicer):
         """Sets everything to NOT_SERVING, for good."""
         self._statuses = dict.fromkeys(self._statuses, False)
         await self.enter_graceful_shutdown()
+
+    async def Watch(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """Tells a status whenever it changes, until the hub shuts down.
+
+        The library's own goes on for ever, and so would keep the hub until the drain's deadline.
+        """
+        told: int | None = None
+        while True:
+            changed = self._changed
+            status = self._server_status.get(
+                request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            )
+            if status != told:
+                told = status
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+            elif self._gracefully_shutting_down:
+                await abort(context, UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+            else:
+                await changed.wait()
+
+    async def _set(
+        self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus
+    ) -> None:
+        self._server_status[service] = status
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def List(
         self,

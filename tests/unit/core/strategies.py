@@ -26,10 +26,13 @@ ROUTES = st.builds(
 ATTRIBUTES = st.dictionaries(st.sampled_from("abc"), st.sampled_from("12"), max_size=3)
 FILTERS = st.builds(
     Filter,
-    **{name: st.lists(st.sampled_from(each), max_size=2).map(tuple) for name, each in _PATTERNS.items()},
+    **{
+        name: st.lists(st.sampled_from(each), max_size=2).map(tuple)
+        for name, each in _PATTERNS.items()
+    },
     min_priority=st.sampled_from([0, 0, 0, 2, 3, 4]),
     attributes=st.one_of(st.just({}), ATTRIBUTES),
-)  # type: ignore[arg-type]
+)
 EXTRAS = st.builds(
     Extra,
     attributes=ATTRIBUTES,

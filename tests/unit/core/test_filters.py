@@ -1,5 +1,7 @@
 """What a filter matches, and which filters are allowed."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_an_event_for_anyone_is_no_target_but_that_of_the_star() -> None:
 
 @given(FILTERS, st.randoms(use_true_random=False))
 def test_filters_that_want_the_same_are_equal_whatever_their_order(
-    wish: Filter, random: "st.random.Random"
+    wish: Filter, random: Random
 ) -> None:
     def shuffled(entries: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(random.sample([*entries, *entries], 2 * len(entries)))

@@ -104,6 +104,18 @@ class _Model:
     def __init__(self) -> None:
         self.accepted: dict[Key, tuple[int, int]] = {}
         self.waiting: set[Key] = set()
+        self.now = self.last = 0
+
+    def accept(self, keys: Sequence[Key]) -> list[int]:
+        sequences = list(range(self.last + 1, self.last + 1 + len(keys)))
+        self.last += len(keys)
+        self.accepted.update((key, (self.now, n)) for key, n in zip(keys, sequences, strict=True))
+        self.waiting.difference_update(keys)
+        return sequences
+
+    def expire(self) -> None:
+        old = self.now - WINDOW
+        self.accepted = {key: each for key, each in self.accepted.items() if each[0] > old}
 
     def find(self, key: Key) -> int | str | None:
         if key in self.accepted:
@@ -124,33 +136,25 @@ def test_it_remembers_as_a_plain_list_would(
 ) -> None:
     async def scenario() -> None:
         window, model = IdempotencyWindow(WINDOW, 100), _Model()
-        now = sequence = 0
         for what, keys, passed in steps:
-            now += passed
+            model.now += passed
             if what == "begin":
                 for key in keys:
                     if window.find(key) is None:
                         window.begin(key)
                         model.waiting.add(key)
             elif what == "accept":
-                numbers = range(sequence + 1, sequence + 1 + len(keys))
-                sequence += len(keys)
-                window.accept(keys, numbers, now)
-                model.accepted.update(zip(keys, ((now, n) for n in numbers), strict=True))
-                model.waiting.difference_update(keys)
+                window.accept(keys, model.accept(keys), model.now)
             elif what == "fail":
                 window.fail(keys, UnavailableError("LOG_UNAVAILABLE", "full"))
                 model.waiting.difference_update(keys)
             else:
-                window.expire(now)
-                for key, (time, _) in list(model.accepted.items()):
-                    if time <= now - WINDOW:
-                        del model.accepted[key]
+                window.expire(model.now)
+                model.expire()
             for name in "abcdef":
                 found = window.find(("s", name))
-                assert model.find(("s", name)) == (
-                    "waiting" if isinstance(found, asyncio.Future) else found
-                )
+                told = "waiting" if isinstance(found, asyncio.Future) else found
+                assert told == model.find(("s", name))
             assert len(window) == len(model.accepted)
         assert window.forgotten == 0
 

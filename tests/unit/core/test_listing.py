@@ -20,8 +20,8 @@ from switchboard_server.core.listing import MAX_PAGE, Page, Query, list_page
 from switchboard_server.core.ports import ReadResult, Window
 from switchboard_server.core.records import Batch, Drafts, Extra, build_batches
 from tests.support.events import PlainCodec, a_route, bodies, numbered, sequences, some
-from tests.support.loop import EPOCH_NS, manual_loop, run
 from tests.support.logs import ScriptedLog, memory_hub
+from tests.support.loop import EPOCH_NS, manual_loop, run
 from tests.unit.core.strategies import ATTRIBUTES, FILTERS, ROUTES, brute_force
 
 OLDEST_FIRST = Query(newest_first=False)
@@ -127,7 +127,9 @@ async def test_a_time_range_takes_its_start_in_and_leaves_its_end_out() -> None:
         assert await found(at(1) + 1, at(3) + 1) == ["2", "3"]
         assert await found(None, at(1)) == ["0"]
         assert await found(at(4), None) == ["4"]
-        assert await found(at(5), None) == await found(None, at(0)) == await found(at(3), at(3)) == []
+        assert (
+            await found(at(5), None) == await found(None, at(0)) == await found(at(3), at(3)) == []
+        )
 
 
 async def test_events_published_meanwhile_appear_at_the_newest_end_only() -> None:
@@ -289,22 +291,32 @@ _CALLS = st.lists(
 _TIMES = st.one_of(st.none(), st.integers(-1, 7))
 
 
-@given(_CALLS, FILTERS, _TIMES, _TIMES, st.booleans(), st.integers(0, 5))
+def at(second: int | None) -> int | None:
+    """The wall clock after so many seconds."""
+    return None if second is None else EPOCH_NS + second * SECOND_NS
+
+
+_QUERIES = st.builds(
+    Query,
+    filter=FILTERS,
+    start_ns=_TIMES.map(at),
+    end_ns=_TIMES.map(at),
+    newest_first=st.booleans(),
+    page_size=st.integers(0, 5),
+)
+
+
+@given(_CALLS, _QUERIES)
 def test_pages_hold_all_that_matches_once_in_either_order(
-    calls: list[list[tuple[Route, dict[str, str], int]]],
-    wish: Filter,
-    start: int | None,
-    end: int | None,
-    newest_first: bool,
-    page_size: int,
+    calls: list[list[tuple[Route, dict[str, str], int]]], query: Query
 ) -> None:
-    def at(second: int | None) -> int | None:
-        return None if second is None else EPOCH_NS + second * SECOND_NS
+    start, end = query.start_ns, query.end_ns
 
     async def scenario() -> None:
         async with memory_hub() as (hub, _):
             expected, sequence = [], 0
             for second, call in enumerate(calls):
+                now = manual_loop().clock()
                 await hub.publish(
                     Drafts(
                         [b""] * len(call),
@@ -317,15 +329,14 @@ def test_pages_hold_all_that_matches_once_in_either_order(
                 )
                 for route, attributes, ttl in call:
                     sequence += 1
-                    in_time = (start is None or second >= start) and (end is None or second < end)
+                    in_time = (start is None or now >= start) and (end is None or now < end)
                     alive = not ttl or len(calls) < second + ttl
-                    if in_time and alive and brute_force(wish, route, attributes):
+                    if in_time and alive and brute_force(query.filter, route, attributes):
                         expected.append(sequence)
                 manual_loop().advance(1)
-            query = Query(wish, at(start), at(end), newest_first, page_size)
             pages = await all_pages(hub, query)
-            assert listed(pages) == (expected[::-1] if newest_first else expected)
-            assert all(len(page.frames) <= (page_size or 100) for page in pages)
+            assert listed(pages) == (expected[::-1] if query.newest_first else expected)
+            assert all(len(page.frames) <= (query.page_size or 100) for page in pages)
 
     with small_bounds():
         run(scenario())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,8 +22,8 @@ from switchboard_server.core.publishing import Published, Publisher, PublishLimi
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import MAX_DELIVER_AHEAD_NS
 from tests.support.events import a_route, bodies, numbered, some
-from tests.support.loop import EPOCH_NS, manual_loop, run, turns
 from tests.support.logs import ScriptedLog, memory_hub
+from tests.support.loop import EPOCH_NS, manual_loop, run, turns
 
 FULL = UnavailableError("LOG_UNAVAILABLE", "the disk is full")
 WINDOW_NS = PublishLimits().idempotency_ns
@@ -57,7 +58,9 @@ class Door:
 
     async def fail(self) -> None:
         """Has the log take nothing of what waits."""
-        for _, future in [*self.log.appends, *self.log.schedules]:
+        futures: list[asyncio.Future[Any]] = [future for _, future in self.log.appends]
+        futures += [future for _, future in self.log.schedules]
+        for future in futures:
             if not future.done():
                 future.set_exception(FULL)
         await turns()
@@ -349,7 +352,8 @@ async def test_ids_of_before_a_restart_are_known() -> None:
 async def test_an_id_that_the_log_holds_twice_is_known_for_a_window_from_the_second_on() -> None:
     door = Door(PublishLimits(idempotency_ns=10 * SECOND_NS))
     door.log.recent = [
-        RecentId("shop", "1", number, EPOCH_NS - age * SECOND_NS) for number, age in ((1, 9), (2, 1))
+        RecentId("shop", "1", number, EPOCH_NS - age * SECOND_NS)
+        for number, age in ((1, 9), (2, 1))
     ]
     await door.publisher.recall()
     manual_loop().advance(2)

@@ -158,14 +158,14 @@ class EmbeddedLog:
         """See `EventLog.close`."""
         if self._closed:
             return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for task in (self._keeper, self._releasing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        if self._timer is not None:
-            self._timer.cancel()
         await self._idle.wait()
-        self._closed = True
         self._readers.shutdown()
         await self._writer.call(self._store.close)
         await self._writer.close()
@@ -239,7 +239,11 @@ class EmbeddedLog:
         """Tells everybody what became of a transaction, and begins the next."""
         error = done.exception()
         if error is None:
-            self._succeed(taken, work, began)
+            try:
+                self._succeed(taken, work, began)
+            except Exception as defect:  # It must not stop all later transactions.
+                _logger.exception("what became durable could not be told to everybody")
+                _fail(taken, defect)
         elif isinstance(error, StoreError):
             self._report(str(error))
             self._settle(taken, UnavailableError("LOG_UNAVAILABLE", str(error)))
@@ -270,8 +274,7 @@ class EmbeddedLog:
     def _settle(self, taken: list[_Waiting], error: BaseException) -> None:
         for each in taken:
             self.pending_bytes -= each.size
-            if not each.future.done():
-                each.future.set_exception(error)
+        _fail(taken, error)
         self._listener.appended(())
 
     def _report(self, problem: str | None) -> None:
@@ -298,7 +301,7 @@ class EmbeddedLog:
 
     def _arm(self, due_ns: int | None) -> None:
         """Sets the alarm for the scheduled event that is due next."""
-        if due_ns is None:
+        if due_ns is None or self._closed:
             return
         if self._releasing is not None:
             self._due_meanwhile_ns = min(due_ns, self._due_meanwhile_ns or due_ns)
@@ -313,20 +316,14 @@ class EmbeddedLog:
     def _release(self) -> None:
         self._timer = None
         self._releasing = asyncio.create_task(self._release_due())
-        self._releasing.add_done_callback(self._released)
-
-    def _released(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("scheduled events could not be released", exc_info=error)
 
     async def _release_due(self) -> None:
         """Moves scheduled events whose time has come into the log."""
-        due_ns: int | None
+        due_ns: int | None = self._clock() + int(PROBE_SECONDS * SECOND_NS)
         try:
             due: Due = await self._writer.call(
                 partial(self._store.due, self._clock(), MAX_RELEASED)
             )
-            due_ns = due.next_due_ns
             if due.drafts:
                 # All are waited for, whatever becomes of one: none may be read again meanwhile.
                 done = await asyncio.gather(
@@ -336,12 +333,14 @@ class EmbeddedLog:
                     ),
                     return_exceptions=True,
                 )
-                for error in done:
-                    if isinstance(error, BaseException):
-                        raise error
+                errors = [each for each in done if isinstance(each, BaseException)]
+                if errors:
+                    raise errors[0]  # noqa: TRY301 - treated like one of reading
+            due_ns = due.next_due_ns
         except (StoreError, UnavailableError) as error:
             self._report(str(error))
-            due_ns = self._clock() + int(PROBE_SECONDS * SECOND_NS)
+        except Exception:  # A defect with one event must not keep back those of later times.
+            _logger.exception("scheduled events could not be released")
         self._releasing = None
         self._arm(due_ns)
         self._arm(self._due_meanwhile_ns)
@@ -375,3 +374,10 @@ class EmbeddedLog:
 
 def _shutting_down() -> UnavailableError:
     return UnavailableError("SHUTTING_DOWN", "the hub shuts down")
+
+
+def _fail(taken: list[_Waiting], error: BaseException) -> None:
+    """Tells those who have not heard yet what went wrong."""
+    for each in taken:
+        if not each.future.done():
+            each.future.set_exception(error)

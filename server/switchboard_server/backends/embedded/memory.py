@@ -4,7 +4,7 @@ import secrets
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from switchboard_server.backends.embedded.store import Commit, Due, Retention, StoreState
 from switchboard_server.core.ports import Capabilities, ReadResult, RecentId, Window
@@ -35,7 +35,7 @@ class MemoryStore:
         self._batches: list[Batch] = []
         self._bytes = 0
         self._window = Window(1, 0)
-        self._scheduled: list[tuple[int, int, Drafts]] = []
+        self._scheduled: list[tuple[int, int, Drafts, int]] = []
         self._rows = 0
 
     def open(self) -> StoreState:
@@ -56,15 +56,18 @@ class MemoryStore:
                 for index in range(len(drafts)):
                     self._rows += 1
                     due_ns = drafts.extras[index].deliver_at_ns
-                    insort(self._scheduled, (due_ns, self._rows, drafts.select([index])))
+                    insort(
+                        self._scheduled,
+                        (due_ns, self._rows, drafts.select([index]), work.time_ns),
+                    )
 
     def due(self, now_ns: int, limit: int) -> Due:
         """See `Store.due`."""
         ready = [each for each in self._scheduled[:limit] if each[0] <= now_ns]
         following = self._scheduled[len(ready) : len(ready) + 1]
         return Due(
-            rows=[row for _, row, _ in ready],
-            drafts=[drafts for _, _, drafts in ready],
+            rows=[each[1] for each in ready],
+            drafts=[each[2] for each in ready],
             next_due_ns=following[0][0] if following else None,
         )
 
@@ -122,8 +125,14 @@ class MemoryStore:
         found = [
             RecentId(batch.route(index).source_service, each, batch.first + index, batch.time_ns)
             for batch in self._batches[bisect_left(self._batches, since_ns, key=_time) :]
-            for index, each in batch.ids.items()
+            for index, each in sorted(batch.ids.items())
         ]
+        found += [
+            RecentId(drafts.route(0).source_service, drafts.ids[0], 0, accepted_ns)
+            for _, _, drafts, accepted_ns in sorted(self._scheduled, key=itemgetter(1))
+            if drafts.ids and drafts.ids[0] and accepted_ns >= since_ns
+        ]
+        found.sort(key=_time)
         return found[-limit:]
 
     def close(self) -> None:

@@ -17,6 +17,9 @@ from switchboard_server.core.records import Batch, Drafts, Extra
 Row = tuple[int, int, int, int, int, str, bytes, bytes | None, bytes]
 """A row of the table `batches`."""
 
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
+"""What goes wrong with JSON that is not what was written."""
+
 
 def from_batch(batch: Batch) -> Row:
     """The row of a batch."""
@@ -35,7 +38,10 @@ def from_batch(batch: Batch) -> Row:
 def to_batch(row: Row) -> Batch | None:
     """The batch of a row; None: the row is not as it was written."""
     _, first, time_ns, _, crc, text, ends, route_of, frames = row
-    if crc != _crc(text, ends, route_of, frames):
+    try:
+        if crc != _crc(text, ends, route_of, frames):
+            return None
+    except _DAMAGE:  # A column has become one of another type.
         return None
     header = json.loads(text)
     return Batch(
@@ -57,12 +63,15 @@ def recent_ids(
     first: int, time_ns: int, text: str, count: int, route_of: bytes | None
 ) -> list[RecentId]:
     """The ids that the publishers of a batch's events gave."""
-    header = json.loads(text)
-    numbers = array("H", bytes(2 * count)) if route_of is None else _array("H", route_of)
-    return [
-        RecentId(header["routes"][numbers[int(index)]][1], each, first + int(index), time_ns)
-        for index, each in header.get("ids", {}).items()
-    ]
+    try:
+        header = json.loads(text)
+        numbers = array("H", bytes(2 * count)) if route_of is None else _array("H", route_of)
+        return [
+            RecentId(header["routes"][numbers[int(index)]][1], each, first + int(index), time_ns)
+            for index, each in header.get("ids", {}).items()
+        ]
+    except _DAMAGE:
+        return []  # Whoever reads the batch is told that it is lost.
 
 
 def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int, str, bytes]]:
@@ -79,22 +88,28 @@ def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int,
         yield extra.deliver_at_ns, accepted_ns, text, body
 
 
-def to_scheduled(text: str, body: bytes) -> Drafts:
-    """The drafts of a scheduled event's row."""
-    header = json.loads(text)
-    return Drafts(
-        bodies=[body],
-        routes=Route(*header["route"]),
-        ids=[header["id"]] if header["id"] else None,
-        extras={0: Extra(*header["extra"])},
-        publisher=header["publisher"],
-    )
+def to_scheduled(text: str, body: bytes) -> Drafts | None:
+    """The drafts of a scheduled event's row; None: the row is not as it was written."""
+    try:
+        header = json.loads(text)
+        return Drafts(
+            bodies=[body],
+            routes=Route(*header["route"]),
+            ids=[header["id"]] if header["id"] else None,
+            extras={0: Extra(*header["extra"])},
+            publisher=header["publisher"],
+        )
+    except _DAMAGE:
+        return None
 
 
 def scheduled_id(text: str, accepted_ns: int) -> RecentId:
-    """The id of a scheduled event; empty where its publisher gave none."""
-    header = json.loads(text)
-    return RecentId(header["route"][1], header["id"], 0, accepted_ns)
+    """The id of a scheduled event; empty where its publisher gave none, or it cannot be read."""
+    try:
+        header = json.loads(text)
+        return RecentId(header["route"][1], header["id"], 0, accepted_ns)
+    except _DAMAGE:
+        return RecentId("", "", 0, accepted_ns)
 
 
 def _crc(text: str, ends: bytes, route_of: bytes | None, frames: bytes) -> int:

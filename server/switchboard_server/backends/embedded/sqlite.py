@@ -6,6 +6,7 @@ insertion. The small columns stand before the large one, whose pages are then no
 looks for a place in the log. Each row has a checksum, since SQLite has none of its own.
 """
 
+import logging
 import secrets
 import sqlite3
 import threading
@@ -34,6 +35,8 @@ MAX_WAL_BYTES = 64 * 1024 * 1024
 """To what the write-ahead log is cut back after a checkpoint."""
 CHECKPOINT_PAGES = 2000
 """Pages after which the write-ahead log is copied into the file: 8 MB, about 10 ms of work."""
+
+_logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -81,6 +84,7 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._window = Window(1, 0)
+        self._damaged: set[int] = set()
         self._lacking = 0
 
     def open(self) -> StoreState:
@@ -135,11 +139,16 @@ class SqliteStore:
             following = self._db.execute(
                 "SELECT due FROM scheduled ORDER BY due, row LIMIT 1 OFFSET ?", (len(found),)
             ).fetchone()
-        return Due(
-            rows=[row for row, _, _ in found],
-            drafts=[rows.to_scheduled(header, body) for _, header, body in found],
-            next_due_ns=following[0] if following else None,
-        )
+        due = Due(next_due_ns=following[0] if following else None)
+        for row, header, body in found:
+            drafts = rows.to_scheduled(header, body)
+            if drafts is not None:
+                due.rows.append(row)
+                due.drafts.append(drafts)
+            elif row not in self._damaged:
+                self._damaged.add(row)
+                _logger.error("scheduled event %d of %s cannot be read back", row, self._path)
+        return due
 
     def probe(self) -> None:
         """See `Store.probe`."""
@@ -185,7 +194,7 @@ class SqliteStore:
         query = (
             "SELECT * FROM batches WHERE last <= "
             "ifnull((SELECT last FROM batches WHERE last >= ? - 1 ORDER BY last LIMIT 1), ?1) "
-            "ORDER BY last DESC"
+            "AND first < ?1 ORDER BY last DESC"
         )
         result = self._read(query, before, max_bytes)
         return ReadResult(result.batches[::-1], result.window, result.lost)
@@ -218,9 +227,11 @@ class SqliteStore:
                 # Times never decrease, so all that follow are older: a large log is quick too.
                 if row[1] < since_ns or len(found) >= limit:
                     break
-                found += rows.recent_ids(*row)
+                found += reversed(rows.recent_ids(*row))
+            found.reverse()
             waiting = db.execute(
-                "SELECT header, accepted FROM scheduled WHERE accepted >= ?", (since_ns,)
+                "SELECT header, accepted FROM scheduled WHERE accepted >= ? ORDER BY row",
+                (since_ns,),
             )
             found += [rows.scheduled_id(header, accepted) for header, accepted in waiting]
         found.sort(key=lambda each: each.time_ns)
@@ -235,6 +246,8 @@ class SqliteStore:
         connection = sqlite3.connect(
             self._path, isolation_level=None, check_same_thread=False, timeout=5.0
         )
+        # What is no text any more is found out by the checksum of its row.
+        connection.text_factory = _text
         self._connections.append(connection)
         return connection
 
@@ -330,6 +343,10 @@ class SqliteStore:
                 f"the log {self._path} cannot be {what}: {error}; "
                 "make room on its disk, or see that this user may write to it"
             ) from error
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 def _pages_in_use(db: sqlite3.Connection) -> int:

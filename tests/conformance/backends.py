@@ -1,0 +1,140 @@
+"""The backends under test, each with what only it can do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from switchboard_server.backends.embedded.log import EmbeddedLog
+from switchboard_server.backends.embedded.memory import MemoryStore
+from switchboard_server.backends.embedded.sqlite import FILE_NAME, SqliteStore
+from switchboard_server.backends.embedded.store import Retention, Store, StoreError
+from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.ports import Appended, Capabilities
+from switchboard_server.core.records import Batch, Extra
+from tests.support.events import PlainCodec, bodies, sequences, some
+from tests.support.logs import HookedStore, Recorder
+from tests.support.loop import manual_loop, turns
+
+MEMORY = "memory"
+SQLITE = "sqlite"
+BACKENDS = {
+    MEMORY: MemoryStore.capabilities,
+    SQLITE: SqliteStore.capabilities,
+}
+"""What each backend promises, by its name."""
+
+
+@dataclass
+class Bench:
+    """Logs of one backend, over one place.
+
+    Args:
+        name: Name of the backend.
+        folder: Where a log that survives restarts keeps its data.
+    """
+
+    name: str
+    folder: Path
+    opened: list[EmbeddedLog] = field(default_factory=list)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend promises."""
+        return BACKENDS[self.name]
+
+    async def open(self, retention: Retention | None = None) -> "OpenLog":
+        """Opens a log, the same again where the backend survives restarts."""
+        keep = retention or Retention()
+        store: Store = MemoryStore(keep) if self.name == MEMORY else SqliteStore(self.folder, keep)
+        opened = OpenLog(HookedStore(store))
+        await opened.log.open(opened.listener)
+        self.opened.append(opened.log)
+        return opened
+
+    async def close(self) -> None:
+        """Closes what is open."""
+        for log in self.opened:
+            await log.close()
+
+
+class OpenLog:
+    """An open log, its listener, and the means to disturb it."""
+
+    def __init__(self, store: HookedStore) -> None:
+        self.store = store
+        self.listener = Recorder()
+        self.log = EmbeddedLog(store, PlainCodec(), clock=manual_loop().clock)
+
+    async def append(self, *texts: str, **fields: object) -> Appended:
+        """Appends events of one call, and waits for the answer."""
+        return await self.log.append(some(*texts, **fields))  # type: ignore[arg-type]
+
+    async def append_each(self, *texts: str) -> None:
+        """Appends events one by one, each in a batch of its own, a second apart."""
+        for text in texts:
+            await self.append(text)
+            manual_loop().advance(1)
+
+    async def batches(self, after: int = 0) -> list[Batch]:
+        """Everything after a sequence."""
+        return list((await self.log.read(after, 1 << 30)).batches)
+
+    async def settle(self) -> None:
+        """Lets all happen that can happen without time passing, in the log's thread too."""
+        for _ in range(8):
+            await self.log._writer.call(int)  # Answered when all that was asked before is done.
+            await turns(5)
+
+    async def trim(self) -> None:
+        """Lets the time come at which the log removes what need not be retained."""
+        await self.settle()
+        manual_loop().advance(1)
+        await self.settle()
+
+    def fail(self, *names: str, text: str = "the disk is full") -> None:
+        """Has some of the store's methods fail from now on."""
+
+        def raise_it() -> None:
+            raise StoreError(text)
+
+        for name in names:
+            self.store.before[name] = raise_it
+
+    def heal(self) -> None:
+        """Has nothing fail any more."""
+        self.store.before.clear()
+
+
+def surviving(bench: Bench) -> Bench:
+    """Skips what is about restarts where the backend says that nothing survives them."""
+    if not bench.capabilities.survives_restart:
+        pytest.skip(f"{bench.name}: a restart empties it (Capabilities.survives_restart)")
+    return bench
+
+
+def on_disk(bench: Bench) -> Path:
+    """Where the backend keeps a log in a file; skips where it has none."""
+    if bench.name != SQLITE:
+        pytest.skip(f"{bench.name}: has no file that could be damaged")
+    return bench.folder / FILE_NAME
+
+
+def held_bodies(batches: Sequence[Batch]) -> list[str]:
+    """The bodies of all events of some batches."""
+    return [body for batch in batches for body in bodies(batch.frames)]
+
+
+def held_sequences(batches: Sequence[Batch]) -> list[int]:
+    """The sequences of all events of some batches."""
+    return [sequence for batch in batches for sequence in sequences(batch.frames)]
+
+
+def later(*seconds: float) -> dict[int, Extra]:
+    """Extras of events that are due so many seconds from now."""
+    now = manual_loop().clock()
+    return {
+        index: Extra(deliver_at_ns=now + round(each * SECOND_NS))
+        for index, each in enumerate(seconds)
+    }
