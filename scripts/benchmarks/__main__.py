@@ -18,7 +18,7 @@ from scripts.benchmarks import (
 from scripts.benchmarks.chart import write_svg
 from scripts.benchmarks.plan import Plan
 from scripts.benchmarks.processes import OUTPUT, ROOT, BenchmarkError
-from scripts.benchmarks.report import Row, table, versions, write_json
+from scripts.benchmarks.report import Others, Row, table, versions, write_json
 
 _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P1": pipelined.run,
@@ -29,6 +29,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P10": cold_start.run,
 }
 _ROUNDS = 5
+_MOST_OTHERS = 0.1
 
 
 @click.command()
@@ -56,6 +57,7 @@ def main(keys: tuple[str, ...], rounds: int | None, quick: bool) -> None:
     plan = Plan(rounds or (1 if quick else _ROUNDS), quick)
     about = {**versions(), "rounds": str(plan.rounds), **({"figures": "quick"} if quick else {})}
     click.echo(", ".join(f"{name} {value}" for name, value in about.items()), err=True)
+    others = Others()
     rows: list[Row] = []
     failed = []
     for key in [key for key in _BENCHMARKS if key in keys or not keys]:
@@ -66,6 +68,10 @@ def main(keys: tuple[str, ...], rounds: int | None, quick: bool) -> None:
             failed.append(key)
             click.echo(f"{key}: {error}", err=True)
         click.echo(f"{key}: {time.monotonic() - began:.0f} s", err=True)
+    share = others.share()
+    about["other processes"] = f"{share:.0%} of the machine"
+    if share > _MOST_OTHERS:
+        click.echo(f"other processes took {about['other processes']}: do not quote this", err=True)
     if rows:
         click.echo(table(rows))
         write_json(OUTPUT / "results.json", rows, about)

@@ -10,7 +10,7 @@ _LINE = 26
 _TOP = 64
 _LEFT = 360
 _BARS = 320
-_RIGHT = 300
+_RIGHT = 400
 _DECADES = 1.0
 """The scale is logarithmic, from a tenth of the target's value to ten times it."""
 _COLOURS = {True: "#2e7d32", False: "#c62828", None: "#757575"}

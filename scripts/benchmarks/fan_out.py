@@ -6,7 +6,7 @@ from scripts.benchmarks.report import MICROSECONDS, Row, Target
 
 _BATCH = 1024
 # So many that a clock tick, 10 ms, is at most 2 % of what the cheapest server spends on them.
-_EVENTS = {1: 512 * _BATCH, 10: 160 * _BATCH, 100: 32 * _BATCH}
+_EVENTS = {1: 1024 * _BATCH, 10: 320 * _BATCH, 100: 64 * _BATCH}
 _WARM = 4 * _BATCH
 _SIDES = ("memory", "sqlite", "nats", "redis")
 _PEERS = {"nats": "nats-server", "redis": "Redis"}

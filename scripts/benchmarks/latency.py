@@ -17,7 +17,7 @@ async def run(plan: Plan) -> list[Row]:
         "sqlite": Row("P3", _WORK, MICROSECONDS, _PEER, Target("at most", 1.5)),
         "memory": Row("P3", f"{_WORK}, memory log", MICROSECONDS, _PEER, None),
     }
-    events = plan.events(2000)
+    events = plan.events(500)
     async with Stage() as stage:
         servers = {log: await stage.hub(SWITCHBOARD_LOG=log) for log in rows}
         servers["echo"] = await stage.echo()
@@ -31,7 +31,7 @@ async def run(plan: Plan) -> list[Row]:
         }
         for worker in workers.values():
             await worker.expect("ready")
-        for order in plan.turns(list(workers)):
+        for order in plan.turns(list(workers), each_round=5):
             seconds = {side: (await workers[side].run())["seconds"] for side in order}
             for log, row in rows.items():
                 row.add(seconds[log], seconds["echo"])

@@ -20,8 +20,15 @@ class Plan:
         """Scales a number of events, in whole batches."""
         return max(batch, (full // 8 if self.quick else full) // batch * batch)
 
-    def turns(self, sides: Sequence[T]) -> Iterator[Sequence[T]]:
-        """Gives the order of the sides in each round: another one begins every time."""
-        for turn in range(self.rounds):
+    def turns(self, sides: Sequence[T], each_round: int = 1) -> Iterator[Sequence[T]]:
+        """Gives the order of the sides for each comparison: another one begins every time.
+
+        Args:
+            sides: What is compared.
+            each_round: Comparisons of a round. Where the clock decides and not processor time, many
+                short ones are better than a long one: what else the machine does then falls on
+                both sides alike, or shows in a few ratios only.
+        """
+        for turn in range(self.rounds * each_round):
             first = turn % len(sides)
             yield [*sides[first:], *sides[:first]]

@@ -5,12 +5,15 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
+
+import psutil
 
 
 class Unit(NamedTuple):
@@ -151,6 +154,33 @@ def versions() -> dict[str, str]:
         version = re.search(r"\bv=?(\d[\w.]*)", done.stdout)
         found[name] = version[1] if version else done.stdout.strip()
     return {**found, "cpus": str(len(os.sched_getaffinity(0)))}
+
+
+class Others:
+    """How much of the machine other processes took, from when this is made."""
+
+    def __init__(self) -> None:
+        self._busy, self._idle = _machine_seconds()
+        self._own = _own_seconds()
+
+    def share(self) -> float:
+        """Their part of all processor time so far, 0 to 1. Own processes must have ended."""
+        busy, idle = _machine_seconds()
+        total = busy - self._busy + idle - self._idle
+        others = busy - self._busy - (_own_seconds() - self._own)
+        return max(0.0, others / total)
+
+
+def _machine_seconds() -> tuple[float, float]:
+    times = psutil.cpu_times()
+    idle = times.idle + times.iowait
+    # Time of guests is in user and nice already.
+    return times.user + times.nice + times.system + times.irq + times.softirq + times.steal, idle
+
+
+def _own_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def write_json(path: Path, rows: list[Row], about: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ async def run(plan: Plan) -> list[Row]:
         "empty unary echo",
         Target("at least", 0.8),
     )
-    events = plan.events(8000)
+    events = plan.events(1600)
     async with Stage() as stage:
         hub, echo = await stage.hub(), await stage.echo()
         workers = {
@@ -23,7 +23,7 @@ async def run(plan: Plan) -> list[Row]:
         }
         for worker in workers.values():
             await worker.expect("ready")
-        for order in plan.turns(list(workers)):
+        for order in plan.turns(list(workers), each_round=5):
             rates = {side: events / (await workers[side].run())["seconds"] for side in order}
             row.add(rates["hub"], rates["echo"])
         for worker in workers.values():

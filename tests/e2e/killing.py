@@ -12,14 +12,18 @@ from tests.support.hub import HubProcess
 class Assassin:
     """Kills a hub with the answer that brings the number of answered events to a limit."""
 
-    def __init__(self, hub: HubProcess, limit: int) -> None:
-        self._hub = hub
-        self._left = limit
+    def __init__(self) -> None:
+        self._hub: HubProcess | None = None
+        self._left = 0
+
+    def aim(self, hub: HubProcess | None, limit: int = 0) -> None:
+        """Chooses whom to kill after how many answered events; None: nobody."""
+        self._hub, self._left = hub, limit
 
     def answered(self, count: int) -> None:
         """Takes notice of answers."""
         self._left -= count
-        if self._left <= 0:
+        if self._hub is not None and self._left <= 0:
             # At once, not in a later turn of the loop: an answer that came too early shows only
             # while what it promises is still on its way to the disk.
             self._hub.process.kill()
@@ -46,7 +50,7 @@ async def publish_until_killed(hub: HubProcess, publishers: list[Publisher]) -> 
 
 
 async def check_everything(hub: HubProcess, publishers: list[Publisher]) -> int:
-    """Reads the log in both ways, and checks it against the answers; tells how many events it has."""
+    """Reads the log in both ways and checks it against the answers; how many events it has."""
     async with hub.channel() as channel:
         listed = await list_events(channel)
         check_log(listed, publishers)

@@ -19,7 +19,11 @@ TEXT_BYTES = 4000
 ROUND = 1000
 """Events of a round, four times what the tail holds."""
 READERS = 3
-SETTINGS = {"SWITCHBOARD_TAIL_BYTES": str(TAIL_BYTES)}
+SETTINGS = {
+    "SWITCHBOARD_TAIL_BYTES": str(TAIL_BYTES),
+    # Few, since the ids of two minutes take more memory than what is looked for here.
+    "SWITCHBOARD_IDEMPOTENCY_MAX_KEYS": "1000",
+}
 
 
 @dataclass

@@ -17,27 +17,23 @@ in nearly every round, of short events only in every second or third."""
 
 async def test_every_answered_event_survives_kill_9_in_order_and_once(tmp_path: Path) -> None:
     choice = random.Random(6)
-    assassin: Assassin
-
-    def answered(count: int) -> None:
-        assassin.answered(count)
-
+    assassin = Assassin()
     publishers = [
-        Publisher(f"publisher-{each}", size=TEXT_BYTES, answered=answered)
+        Publisher(f"publisher-{each}", size=TEXT_BYTES, answered=assassin.answered)
         for each in range(PUBLISHERS)
     ]
     left_open = 0
     for _ in range(ROUNDS):
         with started(tmp_path) as hub:
             await check_everything(hub, publishers)
-            assassin = Assassin(hub, choice.randint(*ANSWERS_BEFORE_KILL))
+            assassin.aim(hub, choice.randint(*ANSWERS_BEFORE_KILL))
             await publish_until_killed(hub, publishers)
         left_open += sum(each.sent - len(each.sequences) for each in publishers)
     assert left_open, "no round was killed with publishes on their way, so nothing was shown"
 
     with running(tmp_path) as hub:
         await check_everything(hub, publishers)
-        assassin = Assassin(hub, 10**9)
+        assassin.aim(None)
         async with hub.channel() as channel:
             # What was sent and not answered is published again, be it in the log or not.
             await asyncio.gather(*(each.run(channel, each.sent) for each in publishers))

@@ -152,7 +152,9 @@ class Subscription:
         if self._cursor < audience.floor:
             self._number = -1
             return False
-        if self._number < 0:
+        if self._number < audience.first:
+            # Not looked for yet; or the log was read further than the tail had come by then, and
+            # what the tail got next has left it already.
             self._number = audience.number_after(self._cursor)
             self.behind = False
         return True

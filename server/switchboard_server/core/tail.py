@@ -7,7 +7,6 @@ own pace.
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Protocol
 
 from switchboard_server.core.filters import Filter
@@ -80,6 +79,7 @@ class Audience:
         members: How many they are.
         first: Number of the oldest match that is held, counted from 0 since the audience came to
             be.
+        matches: What of the tail they want, by number.
         floor: Everything up to this sequence that they want and that is not in the tail is only in
             the log.
     """
@@ -100,7 +100,7 @@ class Audience:
         self.members = 0
         self.first = 0
         self.floor = floor
-        self.matches: deque[Match] = deque()
+        self.matches: dict[int, Match] = {}
         self._waiting: dict[Waiter, None] = {}
         self._shared_key: tuple[int, int] | None = None
         self._shared: tuple[bytes, int] = (b"", 0)
@@ -112,7 +112,7 @@ class Audience:
 
     def offer(self, batch: Batch, runs: Sequence[Run]) -> None:
         """Adds a match and wakes who waits for one."""
-        self.matches.append(Match(batch, runs))
+        self.matches[self.end] = Match(batch, runs)
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
             for each in waiting:
@@ -120,8 +120,9 @@ class Audience:
 
     def evict(self, batch: Batch) -> None:
         """Forgets the oldest match, which is the given batch's."""
-        if self.matches and self.matches[0].batch is batch:
-            self.matches.popleft()
+        oldest = self.matches.get(self.first)
+        if oldest is not None and oldest.batch is batch:
+            del self.matches[self.first]
             self.first += 1
             self.floor = batch.last
             self._shared_key, self._shared = None, (b"", 0)
@@ -137,7 +138,7 @@ class Audience:
     def number_after(self, sequence: int) -> int:
         """Number of the first match that holds anything after a sequence not below the floor."""
         number = self.end
-        for match in reversed(self.matches):
+        for match in reversed(self.matches.values()):
             if match.batch.last <= sequence:
                 break
             number -= 1
@@ -156,7 +157,8 @@ class Audience:
         """
         taken: list[tuple[Batch, Sequence[Run]]] = []
         size, expires = 0, False
-        for match in islice(self.matches, number - self.first, None):
+        for at in range(number, self.end):
+            match = self.matches[at]
             taken.append((match.batch, match.runs))
             size += match.size
             expires = expires or bool(match.batch.expiries)

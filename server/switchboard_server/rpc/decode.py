@@ -14,13 +14,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from switchboard.v1 import event_pb2
+from switchboard.v1 import event_pb2, event_service_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
 from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem
 from switchboard_server.rpc.codec import tagged, varint
+from switchboard_server.rpc.uniform import uniform_route
 
 M = TypeVar("M", bound=Message)
 
@@ -116,15 +117,26 @@ def decode_event(event: event_pb2.Event, publisher: str) -> Drafts:
     return drafts
 
 
-def decode_events(raw: bytes, events: Sequence[event_pb2.Event], publisher: str) -> Drafts:
+def decode_events(
+    request: event_service_pb2.PublishBatchRequest | event_service_pb2.PublishStreamRequest,
+    raw: bytes,
+    publisher: str,
+) -> Drafts:
     """Drafts of a request's events.
 
     Args:
-        raw: The request's bytes, in which the events are field 1.
-        events: The parsed events, at least one. May be changed.
+        request: The request, with at least one event. May be changed.
+        raw: Its bytes, in which the events are field 1.
         publisher: Subject of the caller.
+
+    Raises:
+        InvalidArgumentError: An event nests too deep to be delivered.
     """
     bodies: list[bytes] = list(_seen_through(_BODIES, raw).events)
+    if (route := uniform_route(bodies, request.events[0])) is not None:
+        return Drafts(bodies, route, publisher=publisher)
+    parse_events(type(request), raw)
+    events = request.events
     seen = _seen_through(_HEADERS, raw)
     count = len(bodies)
     headers, first = seen.SerializeToString(), seen.events[0].SerializeToString()

@@ -82,11 +82,11 @@ class EventServicer:
 
     async def PublishBatch(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse_events(event_service_pb2.PublishBatchRequest, raw)
+        request = parse(event_service_pb2.PublishBatchRequest, raw)
         if not request.events:
             raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
         principal = caller.get()
-        drafts = decode_events(raw, request.events, principal.subject)
+        drafts = decode_events(request, raw, principal.subject)
         outcome = await self._hub.publish(drafts, principal)
         return event_service_pb2.PublishBatchResponse(
             results=encode.publish_results(drafts, outcome, self._hub.log.log_id)

@@ -11,7 +11,7 @@ from switchboard_server.core.events import EventHub
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts
-from switchboard_server.rpc.decode import decode_events, parse_events
+from switchboard_server.rpc.decode import decode_events, parse
 from switchboard_server.rpc.encode import publish_ack
 from switchboard_server.rpc.endpoints import Context
 
@@ -92,10 +92,10 @@ class PublishPipeline:
             if self._ended is not None:
                 return
             await self._hub.room()
-            request = parse_events(event_service_pb2.PublishStreamRequest, raw)
+            request = parse(event_service_pb2.PublishStreamRequest, raw)
             if not request.events:
                 raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
-            drafts = decode_events(raw, request.events, self._principal.subject)
+            drafts = decode_events(request, raw, self._principal.subject)
             outcome = asyncio.create_task(self._hub.publish(drafts, self._principal))
             self._unanswered.append(_Request(request.request_id, drafts, len(raw), outcome))
             self._bytes += len(raw)

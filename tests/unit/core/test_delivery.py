@@ -232,7 +232,7 @@ def small_bounds() -> Iterator[None]:
 _EVENTS = st.lists(
     st.builds(Event, ROUTES, st.one_of(st.just({}), ATTRIBUTES), st.sampled_from([0, 0, 0, 2])),
     min_size=1,
-    max_size=5,
+    max_size=8,
 )
 _WISHES = st.one_of(FILTERS, st.just(Filter()), st.just(Filter(types=("order.*",))))
 _STARTS = st.sampled_from(["latest", "earliest", "sequence", "time"])

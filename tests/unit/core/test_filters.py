@@ -13,6 +13,7 @@ from switchboard_server.core.filters import (
     MAX_NAME,
     Filter,
     Route,
+    check_entries,
     covers,
     validate,
 )
@@ -122,6 +123,13 @@ def test_good_filters_pass_up_to_the_limit_and_not_beyond() -> None:
     assert caught.value.reason == "TOO_LARGE"
     assert caught.value.metadata == {"limit": "256", "actual": "257"}
     assert [each.field for each in caught.value.violations] == ["filter"]
+
+
+def test_a_door_may_ask_before_it_makes_a_filter() -> None:
+    check_entries(MAX_FILTER_ENTRIES)
+    with pytest.raises(InvalidArgumentError, match="wish: has 257 entries") as caught:
+        check_entries(MAX_FILTER_ENTRIES + 1, "wish")
+    assert caught.value.reason == "TOO_LARGE"
 
 
 def test_a_million_entries_are_refused_in_a_short_message() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchboard_server.backends.embedded.store import StoreError
+from switchboard_server.backends.embedded.store import Retention, StoreError
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
     PermissionDeniedError,
@@ -23,7 +23,7 @@ from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import MAX_DELIVER_AHEAD_NS
 from tests.support.events import a_route, bodies, numbered, some
 from tests.support.logs import ScriptedLog, memory_hub
-from tests.support.loop import EPOCH_NS, manual_loop, run, turns
+from tests.support.loop import EPOCH_NS, manual_loop, passing, run, turns
 
 FULL = UnavailableError("LOG_UNAVAILABLE", "the disk is full")
 WINDOW_NS = PublishLimits().idempotency_ns
@@ -177,6 +177,25 @@ async def test_publishing_again_returns_the_first_result_and_stores_nothing() ->
     assert again.result().accepted == 0
 
 
+async def test_a_single_duplicate_is_told_when_it_first_entered_the_log() -> None:
+    async with memory_hub(retention=Retention(age_ns=5 * SECOND_NS)) as (hub, _):
+        await hub.publish(some("other"))
+        await hub.publish(some("x", "a", ids=["", "1"]))
+        manual_loop().advance(1)
+        again = await hub.publish(some("a", ids=["1"]))
+        assert (again.duplicates, again.time_ns) == ({0: 3}, EPOCH_NS)
+        await passing(5)
+        again = await hub.publish(some("a", ids=["1"]))
+        assert (again.duplicates, again.time_ns) == ({0: 3}, 0)
+        await hub.publish(some("new"))
+        again = await hub.publish(some("a", ids=["1"]))
+        assert (again.duplicates, again.time_ns) == ({0: 3}, 0)
+        later = {0: Extra(deliver_at_ns=manual_loop().clock() + SECOND_NS)}
+        first = await hub.publish(some("b", ids=["2"], extras=later))
+        again = await hub.publish(some("b", ids=["2"], extras=later))
+        assert (first.time_ns, again.duplicates, again.time_ns) == (0, {0: 0}, 0)
+
+
 async def test_an_id_is_its_sources_own() -> None:
     door = Door()
     routes = [a_route(source="shop"), a_route(source="desk")]
@@ -302,6 +321,16 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_an_error_unheard(
     again = await door.publish(some("a", ids=["1"]))
     await door.accept()
     assert again.result().accepted == 1
+
+
+async def test_a_duplicate_of_what_fails_fails_with_it() -> None:
+    door = Door()
+    calls = [await door.publish(some("a", ids=["1"])) for _ in range(3)]
+    await door.fail()
+    for call in calls:
+        with pytest.raises(UnavailableError):
+            call.result()
+    assert door.publisher.duplicates == 0
 
 
 async def test_what_was_accepted_is_told_though_a_duplicate_of_it_failed_elsewhere() -> None:

@@ -164,6 +164,7 @@ def test_matching_finds_what_the_filter_matches_from_an_index_on(
     assert all(opened < stop for opened, stop in runs)
     assert all(stop < opened for (_, stop), (opened, _) in pairwise(runs)), "runs are maximal"
     assert sequences(batch.join(runs)) == [100 + index for index in indexes(runs)]
+    assert batch.size(runs) == len(batch.join(runs))
 
 
 @given(CALLS, FILTERS, st.sampled_from([0, 1, 2_000_000_000, 10_000_000_000]))

@@ -25,6 +25,10 @@ from tests.support.loop import EPOCH_NS, manual_loop, passing, turns
 HEARTBEAT = 15.0
 
 
+def made(drafts: Drafts, first: int) -> list[Batch]:
+    return build_batches([drafts], first, manual_loop().clock(), PlainCodec())
+
+
 class Log:
     """Batches that are only in the log, and a tail for those that are not.
 
@@ -44,9 +48,9 @@ class Log:
         self.gate.set()
 
     def append(self, drafts: Drafts) -> None:
-        made = build_batches([drafts], self.tail.last + 1, manual_loop().clock(), PlainCodec())
-        self.batches += made
-        for batch in made:
+        batches = made(drafts, self.tail.last + 1)
+        self.batches += batches
+        for batch in batches:
             self.tail.append(batch)
 
     async def read(self, after: int, _max_bytes: int) -> ReadResult:
@@ -254,6 +258,34 @@ async def test_a_read_that_finds_nothing_does_not_pass_over_what_came_meanwhile(
     log.append(some("c"))
     log.results = [ReadResult((), Window(1, 1))]
     assert await told(subscription, 3) == [["b"], CaughtUp(2), ["c"]]
+
+
+async def test_a_log_that_was_read_further_than_the_tail_has_come_is_followed_all_the_same() -> (
+    None
+):
+    # What is durable may be read before the hub has heard of it.
+    log = Log(tail_bytes=1)
+    for text in ("a", "b"):
+        log.append(some(text))
+    subscription = log.subscribe(after=0)
+    await told(subscription, 1)
+    ahead = [
+        each
+        for drafts, first in ((some("a", "b"), 1), (some("c"), 3))
+        for each in made(drafts, first)
+    ]
+    log.results = [ReadResult(ahead, Window(1, 3))]
+    assert await told(subscription, 2) == [["a", "b", "c"], CaughtUp(3)]
+    assert log.tail.last == 2
+    async with asking(subscription) as task:
+        log.append(some("c"))
+        log.append(some("d"))
+        assert log.tail.floor == 3
+        await turns()
+        item = task.result()
+    assert isinstance(item, Chunk)
+    assert (bodies(item.frames), item.last) == (["d"], 4)
+    assert not subscription.behind
 
 
 async def test_what_retention_removed_is_a_gap() -> None:

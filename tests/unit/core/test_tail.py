@@ -36,7 +36,7 @@ def offered(audience: Audience) -> list[int]:
     """The sequences of all that an audience holds."""
     return [
         sequence
-        for match in audience.matches
+        for match in audience.matches.values()
         for sequence in sequences(match.batch.join(match.runs))
     ]
 
@@ -202,6 +202,8 @@ def test_who_begins_within_a_batch_gets_the_rest_of_it() -> None:
     assert audience.number_after(2) == 0
     frames, total, last, _ = taken(audience, 0, 2)
     assert (bodies(frames), total, last) == (["c", "d"], 2, 4)
+    assert bodies(taken(audience, 0, 1)[0]) == ["b", "c", "d"]
+    assert bodies(taken(audience, 0, 0)[0]) == ["a", "b", "c", "d"]
     assert audience.number_after(3) == 1
     assert audience.number_after(4) == audience.end == 2
 

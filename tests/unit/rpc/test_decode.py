@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from switchboard_server.rpc.decode import (
     decode_filter,
     decode_time,
     parse,
+    parse_events,
     prefixed,
 )
 
@@ -183,7 +185,7 @@ def check(drafts: Drafts, raws: list[bytes]) -> None:
 def test_reading_in_bulk_is_reading_each(raws: list[bytes], between: bytes) -> None:
     raw = request_of(raws, between)
     request = parse(Request, raw)
-    check(decode_events(raw, request.events, "me"), raws)
+    check(decode_events(request, raw, "me"), raws)
 
 
 @given(EVENTS)
@@ -197,13 +199,13 @@ def test_a_stream_request_is_read_likewise() -> None:
     raw = b"\x10\x2a" + request_of(raws)
     request = parse(event_service_pb2.PublishStreamRequest, raw)
     assert request.request_id == 42
-    check(decode_events(raw, request.events, "me"), raws)
+    check(decode_events(request, raw, "me"), raws)
 
 
 def test_events_that_are_alike_share_a_route_and_their_bytes_are_not_copied() -> None:
     raws = [_ENVELOPE + part(text=str(number)) for number in range(50)]
     raw = request_of(raws)
-    drafts = decode_events(raw, parse(Request, raw).events, "me")
+    drafts = decode_events(parse(Request, raw), raw, "me")
     assert drafts.routes == Route("order.created", "shop", "", 2)
     assert (drafts.ids, drafts.extras, drafts.refused) == (None, {}, {})
     assert drafts.bodies == raws
@@ -212,7 +214,7 @@ def test_events_that_are_alike_share_a_route_and_their_bytes_are_not_copied() ->
 def test_more_kinds_of_events_than_are_remembered_are_read_all_the_same() -> None:
     raws = [part(type=f"kind{number}", source_service="shop") for number in range(5000)]
     raw = request_of(raws)
-    drafts = decode_events(raw, parse(Request, raw).events, "me")
+    drafts = decode_events(parse(Request, raw), raw, "me")
     assert [drafts.route(index).type for index in range(5000)] == [
         f"kind{number}" for number in range(5000)
     ]
@@ -243,7 +245,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     except InvalidArgumentError:
         return
     if request.events:
-        assert len(decode_events(raw, request.events, "me")) == len(request.events)
+        assert len(decode_events(request, raw, "me")) == len(request.events)
 
 
 # --- filters and times ----------------------------------------------------------------------------
@@ -259,6 +261,15 @@ def test_a_filter_is_read() -> None:
     )
     assert decode_filter(wish) == Filter(("a", "b"), ("s*",), ("t",), 3, {"k": "v"})
     assert decode_filter(event_pb2.Filter()) == Filter()
+
+
+def test_a_filter_is_counted_with_what_it_repeats() -> None:
+    wish = event_pb2.Filter(types=["a"] * 254, attributes={"k": "v"}, source_services=["s"])
+    assert decode_filter(wish).types == ("a",)
+    wish.target_services.append("t")
+    with pytest.raises(InvalidArgumentError, match="257 entries") as caught:
+        decode_filter(wish)
+    assert caught.value.reason == "TOO_LARGE"
 
 
 def test_an_unknown_priority_in_a_filter_is_refused() -> None:
@@ -320,4 +331,38 @@ def test_an_error_within_an_event_is_told_of_the_request() -> None:
 def test_lengths_of_all_sizes_are_read(length: int) -> None:
     body = _ENVELOPE + part(text="x" * length)
     raw = request_of([body, body])
-    check(decode_events(raw, parse(Request, raw).events, "me"), [body, body])
+    check(decode_events(parse(Request, raw), raw, "me"), [body, body])
+
+
+def nested(depth: int) -> bytes:
+    """A request with an event whose JSON is a list in a list, so many times."""
+    value = b""
+    for _ in range(depth):
+        value = tagged(b"\x32", tagged(b"\x0a", value))
+    field = tagged(b"\x0a", tagged(b"\x0a", b"k") + tagged(b"\x12", value))
+    return request_of([_ENVELOPE + tagged(b"\x2a", field)])
+
+
+@pytest.mark.parametrize("kind", [Request, event_service_pb2.PublishRequest])
+def test_what_is_nested_too_deep_to_be_delivered_is_not_accepted(kind: type[Message]) -> None:
+    """A delivery holds an event a level deeper than a request, and parsers end at a level."""
+    depth = 1
+    while True:
+        raw = nested(depth)
+        try:
+            parse_events(kind, raw)
+        except InvalidArgumentError:
+            break
+        drafts = decode_events(Request.FromString(raw), raw, "me")
+        pieces, _ = DeliveryCodec().encode(drafts, 1, TIME)
+        assert subscription_pb2.SubscribeResponse.FromString(b"".join(pieces)).deliveries
+        depth += 1
+    assert 40 < depth < 55
+    with pytest.raises(InvalidArgumentError, match=kind.DESCRIPTOR.full_name) as caught:
+        parse_events(kind, raw)
+    assert caught.value.reason == "MALFORMED_REQUEST"
+
+
+def test_a_request_that_publishes_is_parsed_as_it_is() -> None:
+    raw = request_of([_ENVELOPE, _ENVELOPE + part(id="1")], between=b"\xa2\x06\x03abc")
+    assert parse_events(Request, raw) == Request.FromString(raw)

@@ -1,0 +1,75 @@
+"""Recognises requests whose events are alike but for their payloads, without reading each event.
+
+Publishers write fields in the order of their numbers, so an event that has nothing but a route and
+a payload is the route's bytes, then the payload's tag, length and bytes, and then it ends. Where
+that holds of all events of a request, one route holds for all of them.
+"""
+
+from collections.abc import Sequence
+
+from switchboard.v1 import event_pb2
+from switchboard_server.core.filters import Route
+from switchboard_server.core.validation import NORMAL_PRIORITY
+from switchboard_server.rpc.codec import varint
+
+MAX_REMEMBERED_SHAPES = 64
+"""Shapes of events that are remembered; beyond it all are forgotten, and made as they come."""
+MAX_REMEMBERED_LENGTH = 2048
+"""Up to this length of an event, what it must begin with is remembered."""
+
+# Struct is left out: it nests, and how deep has to be looked at.
+_TAGS = {"binary": b"\x32", "text": b"\x3a"}
+_NO_EVENT = b"\x00"
+"""What no event begins with: there is no field 0."""
+
+
+class _Beginnings(dict[int, bytes]):
+    """By an event's length: what it must begin with, so that its payload ends where it ends.
+
+    Args:
+        before: The bytes before the payload's length.
+    """
+
+    def __init__(self, before: bytes) -> None:
+        self._before = before
+
+    def __missing__(self, length: int) -> bytes:
+        found = _NO_EVENT
+        for size in range(1, 6):
+            payload = length - len(self._before) - size
+            if payload >= 0 and len(varint(payload)) == size:
+                found = self._before + varint(payload)
+        if length <= MAX_REMEMBERED_LENGTH:
+            self[length] = found
+        return found
+
+
+_shapes: dict[tuple[Route, bytes], _Beginnings] = {}
+
+
+def uniform_route(bodies: Sequence[bytes], first: event_pb2.Event) -> Route | None:
+    """The route that all events of a request have and nothing else but a payload.
+
+    Args:
+        bodies: The bytes of each event, which are known to be valid events.
+        first: The first of them, parsed.
+
+    Returns:
+        The route; None: some event has more, or another one, or fields in another order.
+    """
+    tag = _TAGS.get(first.WhichOneof("payload") or "")
+    if tag is None:
+        return None
+    route = Route(first.type, first.source_service, first.target_service, NORMAL_PRIORITY)
+    beginnings = _shapes.get((route, tag))
+    if beginnings is None:
+        if len(_shapes) >= MAX_REMEMBERED_SHAPES:
+            _shapes.clear()
+        header = event_pb2.Event(
+            type=route.type,
+            source_service=route.source_service,
+            target_service=route.target_service,
+        )
+        beginnings = _shapes[route, tag] = _Beginnings(header.SerializeToString() + tag)
+    alike = map(bytes.startswith, bodies, map(beginnings.__getitem__, map(len, bodies)))
+    return route if all(alike) else None

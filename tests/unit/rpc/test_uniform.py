@@ -1,0 +1,81 @@
+"""Requests whose events are alike are recognised, and no others."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from switchboard.v1 import event_pb2
+from switchboard_server.core.filters import Route
+from switchboard_server.rpc.uniform import uniform_route
+
+ROUTE = Route("order.created", "shop", "", 2)
+
+
+def event(payload: bytes | str = b"x", **fields: object) -> event_pb2.Event:
+    made = event_pb2.Event(type="order.created", source_service="shop", **fields)  # type: ignore[arg-type]
+    if isinstance(payload, bytes):
+        made.binary = payload
+    else:
+        made.text = payload
+    return made
+
+
+def route_of(events: list[event_pb2.Event]) -> Route | None:
+    return uniform_route([each.SerializeToString() for each in events], events[0])
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=20))
+def test_events_that_differ_in_their_payloads_only_have_one_route(sizes: list[int]) -> None:
+    assert route_of([event(bytes(size)) for size in sizes]) == ROUTE
+    assert route_of([event("é" * size) for size in sizes]) == ROUTE
+
+
+def test_an_event_with_anything_else_is_told_apart() -> None:
+    for other in (
+        event(id="1"),
+        event(priority=event_pb2.PRIORITY_HIGH),
+        event(attributes={"a": "b"}),
+        event(target_service="till"),
+        event(sequence=7),
+        event(content_type="text/plain"),
+        event("text"),
+        event_pb2.Event(type="order.created", source_service="shop"),
+        event_pb2.Event(type="order.createe", source_service="shop", binary=b"x"),
+    ):
+        assert route_of([event(), other]) is None
+        assert route_of([other, event()]) is None
+
+
+def test_a_field_after_the_payload_cannot_hide_in_it() -> None:
+    hidden = event(b"x" * 10).SerializeToString() + b"\x12\x05other"
+    assert uniform_route([event().SerializeToString(), hidden], event()) is None
+    # One byte of payload less than the length says would need the next field to be payload.
+    shifted = event(b"x" * 3).SerializeToString()[:-1] + b"\x12\x00"
+    assert uniform_route([event().SerializeToString(), shifted], event()) is None
+
+
+def test_what_nests_is_left_to_be_looked_at() -> None:
+    nested = event_pb2.Event(type="order.created", source_service="shop")
+    nested.data.update({"a": 1})
+    assert route_of([nested]) is None
+
+
+@given(st.data())
+def test_whatever_is_recognised_parses_to_that_route(data: st.DataObject) -> None:
+    plain = [event(data.draw(st.binary(max_size=40))).SerializeToString() for _ in range(3)]
+    at = data.draw(st.integers(0, 2))
+    place = data.draw(st.integers(0, len(plain[at]) - 1))
+    changed = bytearray(plain[at])
+    changed[place] = data.draw(st.integers(0, 255))
+    try:
+        parsed = event_pb2.Event.FromString(bytes(changed))
+    except Exception:
+        return
+    plain[at] = bytes(changed)
+    if uniform_route(plain, event_pb2.Event.FromString(plain[0])) is not None:
+        first = event_pb2.Event.FromString(plain[0])
+        assert (parsed.type, parsed.source_service) == (first.type, first.source_service)
+        cleared = event_pb2.Event()
+        cleared.CopyFrom(parsed)
+        cleared.ClearField("payload")
+        expected = event_pb2.Event(type=first.type, source_service=first.source_service)
+        assert cleared == expected
