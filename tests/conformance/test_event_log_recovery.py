@@ -1,5 +1,6 @@
 """What a log keeps for later and over restarts; see core/ports.py."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,31 @@ async def test_an_event_due_sooner_comes_first_though_it_was_scheduled_last(
     manual_loop().advance(1)
     await held.listener.until(lambda told: bool(told.batches))
     assert held_bodies(held.listener.batches) == ["soon"]
+
+
+async def test_an_event_scheduled_while_others_are_released_is_not_forgotten(
+    held: OpenLog,
+) -> None:
+    await held.log.schedule(some("first", extras=later(1)))
+    loop, more = manual_loop(), some("second", extras=later(2))
+    scheduled: list[asyncio.Future[None]] = []
+
+    def schedule() -> None:
+        scheduled.append(held.log.schedule(more))
+
+    def read(_: object) -> None:
+        if not scheduled:
+            loop.call_soon_threadsafe(schedule)
+
+    held.store.after["due"] = read
+    loop.advance(1)
+    await held.listener.until(lambda told: bool(told.batches))
+    await scheduled[0]
+    assert held_bodies(held.listener.batches) == ["first"]
+    await held.settle()
+    loop.advance(1)
+    await held.listener.until(lambda told: len(told.batches) == 2)
+    assert held_bodies(held.listener.batches) == ["first", "second"]
 
 
 async def test_events_alone_and_scheduled_share_a_transaction(held: OpenLog) -> None:

@@ -197,7 +197,8 @@ class World:
                 assert all(self.events[each.sequence][1] == each.time_ns for each in events)
                 position = item.last
             elif isinstance(item, Gap):
-                assert position + 1 == item.first <= item.last < first
+                assert position < item.first <= item.last < first
+                assert not self.wanted(reader.wish, position, item.first - 1, now)
                 position = item.last
             else:
                 assert item.position >= position

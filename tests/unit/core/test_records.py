@@ -167,7 +167,7 @@ def test_matching_finds_what_the_filter_matches_from_an_index_on(
     assert batch.size(runs) == len(batch.join(runs))
 
 
-@given(CALLS, FILTERS, st.sampled_from([0, 1, 2_000_000_000, 10_000_000_000]))
+@given(CALLS, st.one_of(st.just(EVERYTHING), FILTERS), st.sampled_from([0, 1, 2 * 10**9, 10**10]))
 def test_what_has_expired_is_taken_out_of_runs(
     calls: list[Call], wish: Filter, passed: int
 ) -> None:
@@ -192,6 +192,15 @@ def test_all_events_of_a_batch_are_its_bytes_uncopied() -> None:
     assert batch.join(batch.all_runs()) is batch.frames
     assert batch.join(batch.matching(EVERYTHING)) is batch.frames
     assert bodies(batch.join([(0, 1), (2, 3)])) == ["a", "c"]
+
+
+def test_events_expire_one_by_one() -> None:
+    extras = {index: Extra(ttl_ns=ttl) for index, ttl in enumerate((1, 30, 20))}
+    (batch,) = build_batches([some("a", "b", "c", "d", extras=extras)], 1, TIME, PlainCodec())
+    runs = batch.all_runs()
+    assert indexes(batch.live(runs, TIME + 1)) == [1, 2, 3]
+    assert indexes(batch.live(runs, TIME + 20)) == [1, 3]
+    assert indexes(batch.live(runs, TIME + 30)) == [3]
 
 
 def test_a_run_that_lives_as_a_whole_is_not_made_anew() -> None:

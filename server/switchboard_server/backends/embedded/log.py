@@ -348,6 +348,7 @@ class EmbeddedLog:
 
     async def _keep(self) -> None:
         """Removes what need not be retained any more, a slice at a time between transactions."""
+        failing = False
         while True:
             await asyncio.sleep(self._trim_interval)
             try:
@@ -355,8 +356,11 @@ class EmbeddedLog:
                 while (window := await self._writer.call(trim)) is not None:
                     self._window = Window(window.first, self._window.last)
                 self.size = await self._writer.call(self._store.size)
+                failing = False
             except StoreError as error:
-                self._report(str(error))
+                if not failing:
+                    _logger.warning("what need not be retained cannot be removed: %s", error)
+                failing = True
 
     async def _reading(self, work: Callable[[], T]) -> T:
         if self._closed:
