@@ -113,13 +113,17 @@ class EventHub:
         self._first_at_start = self._log.window.first
         await self._publisher.recall()
 
-    async def publish(self, drafts: Drafts, principal: Principal = ANONYMOUS) -> Published:
+    async def publish(
+        self, drafts: Drafts, principal: Principal = ANONYMOUS, *, waited: bool = False
+    ) -> Published:
         """Publishes events of one call.
 
         Args:
             drafts: The events, at least one. Those that the caller's door or the hub refuses do not
                 keep the others from being accepted.
             principal: Who publishes.
+            waited: The caller has waited in `room`, so it is not turned away where others that
+                waited with it have filled the room again.
 
         Returns:
             What became of each, when all that were accepted are durable.
@@ -133,7 +137,7 @@ class EventHub:
         """
         if self._closing is not None:
             raise self._closing
-        return await self._publisher.publish(drafts, principal)
+        return await self._publisher.publish(drafts, principal, waited=waited)
 
     async def room(self) -> None:
         """Waits until the log is not behind by more than the limit. Safe to cancel."""

@@ -96,7 +96,7 @@ class PublishPipeline:
             if not request.events:
                 raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
             drafts = decode_events(request, raw, self._principal.subject)
-            outcome = asyncio.create_task(self._hub.publish(drafts, self._principal))
+            outcome = asyncio.create_task(self._hub.publish(drafts, self._principal, waited=True))
             self._unanswered.append(_Request(request.request_id, drafts, len(raw), outcome))
             self._bytes += len(raw)
             self._changed.set()

@@ -361,6 +361,15 @@ async def test_too_much_that_waits_refuses_all_and_is_counted() -> None:
     assert door.publisher.refused == {"OVERLOADED": 3}
 
 
+async def test_who_has_waited_for_room_is_not_turned_away_by_others_that_waited_too() -> None:
+    door = Door(PublishLimits(max_pending_bytes=100))
+    door.log.pending_bytes = 101
+    call = asyncio.create_task(door.publisher.publish(numbered(3), ANONYMOUS, waited=True))
+    await turns()
+    await door.accept()
+    assert (await call).accepted == 3
+
+
 async def test_ids_of_before_a_restart_are_known() -> None:
     door = Door(PublishLimits(idempotency_ns=10 * SECOND_NS, idempotency_keys=50))
     door.log.recent = [
