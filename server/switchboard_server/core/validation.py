@@ -22,9 +22,21 @@ NORMAL_PRIORITY = 2
 """What an event has that names no priority."""
 
 
-@lru_cache(maxsize=4096)
 def route_problem(route: Route) -> InvalidArgumentError | None:
     """Why a route is not allowed; None: it is."""
+    if oversized(route):
+        # Not to be remembered: names of megabytes would fill the memory.
+        return _route_problem.__wrapped__(route)
+    return _route_problem(route)
+
+
+def oversized(route: Route) -> bool:
+    """Whether a route has a name that is longer than any may be."""
+    return max(len(route.type), len(route.source_service), len(route.target_service)) > MAX_NAME
+
+
+@lru_cache(maxsize=4096)
+def _route_problem(route: Route) -> InvalidArgumentError | None:
     if not route.type:
         return invalid_field("type", "is required, such as 'order.created'", reason="FIELD_MISSING")
     if not route.source_service:

@@ -19,7 +19,7 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
 from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
 from switchboard_server.core.records import Drafts, Extra
-from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem
+from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem, oversized
 from switchboard_server.rpc.codec import tagged, varint
 from switchboard_server.rpc.uniform import uniform_route
 
@@ -29,6 +29,8 @@ MAX_TIMESTAMP_SECONDS = 253_402_300_799
 """9999-12-31T23:59:59Z, the last second of a valid google.protobuf.Timestamp."""
 MAX_DURATION_SECONDS = 315_576_000_000
 """Ten thousand years, the longest valid google.protobuf.Duration."""
+MAX_EVENTS = 10_000
+"""Most events of a request: the answer stays small, and nobody else waits long for them."""
 MAX_REMEMBERED_ENVELOPES = 4096
 """Envelopes whose route is remembered; beyond it all are forgotten, and read as they come."""
 
@@ -130,8 +132,14 @@ def decode_events(
         publisher: Subject of the caller.
 
     Raises:
-        InvalidArgumentError: An event nests too deep to be delivered.
+        InvalidArgumentError: There are too many, or one nests too deep to be delivered.
     """
+    if len(request.events) > MAX_EVENTS:
+        raise invalid_field(
+            "events",
+            f"has {len(request.events)} entries, at most {MAX_EVENTS} are allowed",
+            reason="TOO_LARGE",
+        )
     bodies: list[bytes] = list(_seen_through(_BODIES, raw).events)
     if (route := uniform_route(bodies, request.events[0])) is not None:
         return Drafts(bodies, route, publisher=publisher)
@@ -328,7 +336,7 @@ def _routes(headers: bytes) -> list[Route] | None:
         key = envelope.SerializeToString()
         route = _remembered.get(key)
         if route is None:
-            if len(envelope.content_type) > MAX_NAME:
+            if len(envelope.content_type) > MAX_NAME or oversized(_route(envelope)):
                 return None
             if len(_remembered) >= MAX_REMEMBERED_ENVELOPES:
                 _remembered.clear()

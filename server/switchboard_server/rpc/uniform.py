@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from switchboard.v1 import event_pb2
 from switchboard_server.core.filters import Route
-from switchboard_server.core.validation import NORMAL_PRIORITY
+from switchboard_server.core.validation import NORMAL_PRIORITY, oversized
 from switchboard_server.rpc.codec import varint
 
 MAX_REMEMBERED_SHAPES = 64
@@ -61,6 +61,8 @@ def uniform_route(bodies: Sequence[bytes], first: event_pb2.Event) -> Route | No
     if tag is None:
         return None
     route = Route(first.type, first.source_service, first.target_service, NORMAL_PRIORITY)
+    if oversized(route):
+        return None
     beginnings = _shapes.get((route, tag))
     if beginnings is None:
         if len(_shapes) >= MAX_REMEMBERED_SHAPES:
