@@ -14,6 +14,8 @@ from switchboard_server.core.records import Drafts, assigned_id
 
 _FIELD_1 = b"\x0a"
 _SEQUENCE = b"\x78"
+_ACK_ID = b"\x12"
+_ATTEMPT = b"\x18"
 _PUBLISH_TIME = b"\x82\x01"
 _PUBLISHER = b"\x8a\x01"
 _BLOCK = 4096
@@ -21,9 +23,15 @@ _BLOCK = 4096
 _TABLED = 4096
 """Up to this length, what stands before an event is looked up."""
 
+_BYTES = [bytes((number,)) for number in range(0x80)]
+
 
 def varint(number: int) -> bytes:
     """Encodes a non-negative number as a base 128 varint."""
+    if number <= 0x7F:
+        return _BYTES[number]
+    if number <= 0x3FFF:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -104,6 +112,13 @@ class DeliveryCodec:
             self._encode_block(part, sequence, common, pieces, sizes)
             done += len(part)
         return pieces, sizes
+
+    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
+        """See `LeaseCodec.lease`: `ack_id` and `attempt` are appended to the delivery."""
+        given = ack_id.encode()
+        event = event_field(frame)
+        stamp = _ACK_ID + varint(len(given)) + given + _ATTEMPT + varint(attempt)
+        return _FIELD_1 + varint(len(event) + len(stamp)) + event + stamp
 
     def _encode_block(
         self,

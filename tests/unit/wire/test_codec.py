@@ -9,7 +9,7 @@ from switchboard.v1 import event_pb2, event_service_pb2, subscription_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.filters import Route
 from switchboard_server.core.records import Drafts, assigned_id
-from switchboard_server.rpc.codec import DeliveryCodec, event_field, tagged, timestamp, varint
+from switchboard_server.wire.codec import DeliveryCodec, event_field, tagged, timestamp, varint
 
 ROUTE = Route("order.created", "shop", "", 2)
 LOG_ID = "c0ffee42"

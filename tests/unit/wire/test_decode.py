@@ -17,10 +17,11 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
 from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.records import Drafts, Extra
-from switchboard_server.rpc.codec import DeliveryCodec, tagged
-from switchboard_server.rpc.decode import (
+from switchboard_server.wire.codec import DeliveryCodec, tagged
+from switchboard_server.wire.decode import (
     MAX_DURATION_SECONDS,
     MAX_TIMESTAMP_SECONDS,
+    MIN_TIMESTAMP_SECONDS,
     decode_duration,
     decode_event,
     decode_events,
@@ -71,6 +72,7 @@ _RARE = [
     part(deliver_at=Timestamp(nanos=5)),
     part(deliver_at=Timestamp()),
     part(deliver_at=Timestamp(seconds=-1)),
+    part(deliver_at=Timestamp(seconds=MIN_TIMESTAMP_SECONDS - 1)),
     part(deliver_at=Timestamp(nanos=-1)),
     part(ttl=Duration(seconds=3)),
     part(ttl=Duration(nanos=7)),
@@ -131,13 +133,16 @@ def naive(raw: bytes) -> Naive:
     due = event.deliver_at.seconds * SECOND_NS + event.deliver_at.nanos
     if event.HasField("ttl") and ttl <= 0:
         problems.add("ttl")
-    if due < 0:
+    if event.deliver_at.seconds < MIN_TIMESTAMP_SECONDS or event.deliver_at.nanos < 0:
         problems.add("deliver_at")
-    rare = event.attributes or event.ordering_key or ttl or due
+    due = max(0, due)
+    rare = event.attributes or event.ordering_key or ttl or due or event.correlation_id
     return Naive(
         event,
         Route(event.type, event.source_service, event.target_service, event.priority or 2),
-        Extra(dict(event.attributes), event.ordering_key, ttl, due) if rare else None,
+        Extra(dict(event.attributes), event.ordering_key, ttl, due, event.correlation_id)
+        if rare
+        else None,
         problems,
         due > 0,
     )
@@ -280,7 +285,7 @@ def test_an_unknown_priority_in_a_filter_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "nanos", "expected"),
-    [(0, 0, 0), (0, 1, 1), (1, 999_999_999, 1_999_999_999), (-1, 0, None), (0, -1, None)],
+    [(0, 0, 0), (0, 1, 1), (1, 999_999_999, 1_999_999_999), (0, -1, None), (-(10**15), 0, None)],
 )
 def test_times_and_durations_are_nanoseconds(
     seconds: int, nanos: int, expected: int | None
@@ -297,6 +302,17 @@ def test_times_and_durations_are_nanoseconds(
     with pytest.raises(InvalidArgumentError) as caught:
         decode_duration(duration, "a.field")
     assert caught.value.violations[0].field == "a.field"
+
+
+def test_times_before_1970_are_the_beginning_of_all() -> None:
+    first = Timestamp(seconds=MIN_TIMESTAMP_SECONDS)
+    assert first.ToJsonString() == "0001-01-01T00:00:00Z"
+    for moment in (first, Timestamp(seconds=-1, nanos=999_999_999)):
+        assert decode_time(moment, "field") == 0
+    with pytest.raises(InvalidArgumentError, match="from year 1 to 9999"):
+        decode_time(Timestamp(seconds=MIN_TIMESTAMP_SECONDS - 1), "field")
+    with pytest.raises(InvalidArgumentError):
+        decode_duration(Duration(seconds=-1), "field")
 
 
 def test_times_and_durations_have_an_end() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from switchboard.v1 import event_pb2
 from switchboard_server.core.filters import Route
-from switchboard_server.rpc.uniform import uniform_route
+from switchboard_server.wire.uniform import uniform_route
 
 ROUTE = Route("order.created", "shop", "", 2)
 

@@ -9,8 +9,8 @@ from switchboard_server.core.listing import Page
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts
 from switchboard_server.core.subscription import CaughtUp, Gap, Heartbeat, Started
-from switchboard_server.rpc import encode
-from switchboard_server.rpc.codec import DeliveryCodec
+from switchboard_server.wire import encode
+from switchboard_server.wire.codec import DeliveryCodec
 
 ROUTE = Route("order.created", "shop", "", 2)
 TIME = 1_700_000_000_123_456_789

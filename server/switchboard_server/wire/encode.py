@@ -1,12 +1,12 @@
 """What the core answers, as responses."""
 
-from switchboard.v1 import event_service_pb2, subscription_pb2
+from switchboard.v1 import errors_pb2, event_service_pb2, subscription_pb2
+from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.listing import Page
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts, assigned_id
 from switchboard_server.core.subscription import CaughtUp, Gap, Heartbeat, Started
-from switchboard_server.rpc.codec import event_field, tagged, timestamp, varint
-from switchboard_server.rpc.errors import publish_error
+from switchboard_server.wire.codec import event_field, tagged, timestamp, varint
 
 _NEXT_PAGE_TOKEN = b"\x12"
 
@@ -18,6 +18,15 @@ def accepted(event_id: str, sequence: int, time_ns: int) -> bytes:
         + b"\x10"
         + varint(sequence)
         + tagged(b"\x22", timestamp(time_ns))
+    )
+
+
+def publish_error(error: SwitchboardError) -> event_service_pb2.PublishError:
+    """An error of one event among several."""
+    return event_service_pb2.PublishError(
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        field=error.violations[0].field if error.violations else "",
+        message=error.message,
     )
 
 
@@ -67,6 +76,7 @@ def control(item: Started | Heartbeat | CaughtUp | Gap) -> bytes:
     response = subscription_pb2.SubscribeResponse()
     if isinstance(item, Started):
         response.started.position = item.position
+        response.started.member_id = item.member_id
     elif isinstance(item, Heartbeat):
         response.heartbeat.position = item.position
     elif isinstance(item, CaughtUp):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from switchboard.v1 import event_pb2
 from switchboard_server.core.filters import Route
 from switchboard_server.core.validation import NORMAL_PRIORITY, oversized
-from switchboard_server.rpc.codec import varint
+from switchboard_server.wire.codec import varint
 
 MAX_REMEMBERED_SHAPES = 64
 """Shapes of events that are remembered; beyond it all are forgotten, and made as they come."""

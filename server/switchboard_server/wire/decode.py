@@ -20,11 +20,13 @@ from switchboard_server.core.errors import InvalidArgumentError, Violation, inva
 from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem, oversized
-from switchboard_server.rpc.codec import tagged, varint
-from switchboard_server.rpc.uniform import uniform_route
+from switchboard_server.wire.codec import tagged, varint
+from switchboard_server.wire.uniform import uniform_route
 
 M = TypeVar("M", bound=Message)
 
+MIN_TIMESTAMP_SECONDS = -62_135_596_800
+"""0001-01-01T00:00:00Z, the first second of one, which is Go's zero time."""
 MAX_TIMESTAMP_SECONDS = 253_402_300_799
 """9999-12-31T23:59:59Z, the last second of a valid google.protobuf.Timestamp."""
 MAX_DURATION_SECONDS = 315_576_000_000
@@ -64,7 +66,8 @@ def parse(request: type[M], raw: bytes, name: str | None = None) -> M:
         expected = name or request.DESCRIPTOR.full_name
         raise InvalidArgumentError(
             "MALFORMED_REQUEST",
-            f"the request's bytes are not a {expected}; generate the client from the hub's protos",
+            f"the request's bytes are not a {expected}, or hold messages more than a hundred deep; "
+            "generate the client from the hub's protos, and nest `data` less than 30 deep",
         ) from error
 
 
@@ -185,20 +188,21 @@ def decode_filter(wish: event_pb2.Filter) -> Filter:
 
 
 def decode_time(value: Timestamp, field: str) -> int:
-    """Unix nanoseconds of a timestamp.
+    """Unix nanoseconds of a timestamp; 0 for times before 1970, since nothing here is older.
 
     Args:
         value: The timestamp.
         field: Where it stands in the request, for the error.
 
     Raises:
-        InvalidArgumentError: It is not a valid one, or before 1970.
+        InvalidArgumentError: It is not a valid one.
     """
-    if not (0 <= value.seconds <= MAX_TIMESTAMP_SECONDS and 0 <= value.nanos < SECOND_NS):
+    known = MIN_TIMESTAMP_SECONDS <= value.seconds <= MAX_TIMESTAMP_SECONDS
+    if not (known and 0 <= value.nanos < SECOND_NS):
         raise invalid_field(
-            field, "must be a time from 1970 to 9999, with nanos from 0 to 999999999"
+            field, "must be a time from year 1 to 9999, with nanos from 0 to 999999999"
         )
-    return value.seconds * SECOND_NS + value.nanos
+    return max(0, value.seconds * SECOND_NS + value.nanos)
 
 
 def decode_duration(value: Duration, field: str) -> int:
@@ -265,9 +269,10 @@ def _extra(event: event_pb2.Event) -> Extra | None:
         ttl = decode_duration(event.ttl, "ttl")
         if not ttl:
             raise invalid_field("ttl", "is zero; make it positive, or leave it out for no limit")
-    if not (event.attributes or event.ordering_key or ttl or deliver_at):
+    correlation_id = event.correlation_id
+    if not (event.attributes or event.ordering_key or ttl or deliver_at or correlation_id):
         return None
-    return Extra(dict(event.attributes), event.ordering_key, ttl, deliver_at)
+    return Extra(dict(event.attributes), event.ordering_key, ttl, deliver_at, correlation_id)
 
 
 def _view(fields: Sequence[str]) -> type[Message]:
