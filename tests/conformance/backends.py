@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from switchboard_server.backends.embedded.groups import EmbeddedGroups
 from switchboard_server.backends.embedded.log import EmbeddedLog
 from switchboard_server.backends.embedded.memory import MemoryStore
 from switchboard_server.backends.embedded.sqlite import FILE_NAME, SqliteStore
@@ -66,6 +67,7 @@ class OpenLog:
         self.store = store
         self.listener = Recorder()
         self.log = EmbeddedLog(store, PlainCodec(), clock=manual_loop().clock)
+        self.groups = EmbeddedGroups(self.log)
 
     async def append(self, *texts: str, **fields: object) -> Appended:
         """Appends events of one call, and waits for the answer."""

@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from switchboard_server.backends.embedded import sqlite
 from switchboard_server.backends.embedded.store import Retention
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.ports import Appended, ReadResult, Window
@@ -11,6 +14,8 @@ from tests.conformance.backends import (
     OpenLog,
     held_bodies,
     held_sequences,
+    later,
+    surviving,
 )
 from tests.support.events import a_route, numbered, read_back, some
 from tests.support.loop import EPOCH_NS, manual_loop, turns
@@ -231,6 +236,33 @@ async def test_what_is_too_much_is_removed_from_the_oldest_on(bench: Bench) -> N
     assert list((await held.log.read_backward(2, MUCH)).batches) == []
     found = (await held.log.read_backward(window.first + 1, MUCH)).batches
     assert [batch.first for batch in found] == [window.first]
+
+
+async def test_scheduled_events_push_nothing_out_of_the_log(bench: Bench) -> None:
+    held = await bench.open(Retention(bytes=100_000))
+    await held.append("a" * 50_000)
+    await held.append("b")
+    await held.log.schedule(some(*["x" * 1000] * 1000, extras=later(*[1000] * 1000)))
+    await held.trim()
+    assert held.log.window == Window(1, 2)
+    await held.append("c" * 50_000)
+    await held.trim()
+    assert held.log.window == Window(2, 3)
+
+
+async def test_what_is_too_much_is_known_after_a_restart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "COUNT_BYTES", 250_000)
+    for number in range(5):
+        held = await surviving(bench).open(Retention(bytes=600_000))
+        for _ in range(3):
+            await held.append("x" * 100_000)
+        await held.trim()
+        await held.trim()
+        last = 3 * (number + 1)
+        assert held.log.window == Window(max(1, last - 4), last)
+        await held.log.close()
 
 
 async def test_a_log_that_is_trimmed_to_nothing_goes_on_where_it_was(bench: Bench) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from switchboard_server.backends.embedded import log as log_module
 from switchboard_server.backends.embedded import sqlite
-from switchboard_server.backends.embedded.store import Retention
+from switchboard_server.backends.embedded.store import Due, Retention
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.ports import ReadResult, Window
@@ -173,7 +174,7 @@ async def test_nothing_happens_any_more_after_closing(bench: Bench) -> None:
     await held.log.close()
     await scheduled
     calls: list[str] = []
-    for name in ("due", "commit", "probe", "trim", "size"):
+    for name in ("due", "commit", "check", "probe", "trim", "size"):
         held.store.before[name] = partial(calls.append, name)
     for _ in range(5):
         manual_loop().advance(3)
@@ -256,19 +257,56 @@ async def test_a_log_with_a_damaged_row_opens_and_goes_on(bench: Bench, what: st
     assert held_bodies(await after.batches(4)) == ["new"]
 
 
+SCHEDULED_DAMAGES = {
+    "body": "body = x'ff'",
+    "due": "due = due - 1",
+    "header": "header = replace(header, 'shop', 'ship')",
+    "no JSON": "header = '{'",
+    "no text": "header = x'7bff'",
+    "another type": "body = 'x'",
+}
+"""What may happen to a scheduled row."""
+
+
+@pytest.mark.parametrize("what", sorted(SCHEDULED_DAMAGES))
 async def test_a_damaged_scheduled_event_does_not_hold_up_the_others(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     path = on_disk(bench)
     held = await bench.open()
     await held.log.schedule(some("a", "b", "c", extras=later(1, 2, 3), ids=["1", "2", "3"]))
-    damage(path, "UPDATE scheduled SET header = '{' WHERE body = x'61'")
+    damage(path, "UPDATE scheduled SET", SCHEDULED_DAMAGES[what], "WHERE body = x'61'")
     for _ in range(3):
         manual_loop().advance(1)
         await held.settle()
     assert held_bodies(await held.batches()) == ["b", "c"]
-    assert [each.id for each in await held.log.recent_ids(0, 100)] == ["2", "3"]
-    assert "cannot be read back" in caplog.text
+    assert [each.id for each in await held.log.recent_ids(0, 100)][-2:] == ["2", "3"]
+    assert caplog.text.count("cannot be read back") == 1
+
+
+async def test_many_damaged_scheduled_events_are_passed_over_once_and_for_all(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = on_disk(bench)
+    monkeypatch.setattr(log_module, "MAX_RELEASED", 2)
+    held = await bench.open()
+    await held.log.schedule(some("a", "b", "c", "d", "e", extras=later(1, 1, 1, 1, 2)))
+    for body in ("x'61'", "x'62'", "x'63'"):
+        damage(path, "UPDATE scheduled SET header = '' WHERE body =", body)
+    reads: list[Due] = []
+    held.store.after["due"] = reads.append
+    for _ in range(3):
+        manual_loop().advance(1)
+        await held.settle()
+    assert held_bodies(await held.batches()) == ["d", "e"]
+    assert caplog.text.count("cannot be read back") == 3
+    assert len(reads) <= 4
+    await held.log.close()
+    caplog.clear()
+    again = await bench.open()
+    manual_loop().advance(10)
+    await again.settle()
+    assert caplog.text == ""
 
 
 async def test_a_file_of_a_later_version_is_left_alone(bench: Bench) -> None:
@@ -282,12 +320,60 @@ async def test_a_file_of_a_later_version_is_left_alone(bench: Bench) -> None:
         await bench.open()
 
 
+async def test_a_file_that_is_damaged_is_told_with_what_helps(bench: Bench) -> None:
+    path = on_disk(bench)
+    held = await bench.open()
+    for _ in range(50):
+        await held.append("x" * 10_000)
+    await held.log.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(UnavailableError, match="malformed; put a good copy in its place, or move"):
+        await bench.open()
+
+
 async def test_a_file_that_is_no_log_is_left_alone(bench: Bench) -> None:
     path = on_disk(bench)
     path.write_bytes(b"my thesis" * 1000)
-    with pytest.raises(UnavailableError, match="file is not a database"):
+    with pytest.raises(UnavailableError, match="file is not a database; put a good copy"):
         await bench.open()
     assert path.read_bytes() == b"my thesis" * 1000
+
+
+async def test_a_folder_that_is_removed_meanwhile_is_noticed_and_not_made_anew(
+    bench: Bench,
+) -> None:
+    path = on_disk(bench)
+    held = await bench.open()
+    await held.append("a")
+    moved = path.parent.with_name("moved")
+    path.parent.rename(moved)
+    await held.trim()  # Nobody publishes.
+    await held.listener.until(lambda told: bool(told.problems))
+    text = "was removed, moved or replaced while the hub was running; move it back"
+    assert text in str(held.listener.problems[0])
+    for failing in (held.append("b"), held.log.read(0, MUCH)):
+        with pytest.raises(UnavailableError, match=text) as caught:
+            await failing
+        assert caught.value.reason == "LOG_UNAVAILABLE"
+    assert not path.parent.exists()
+    moved.rename(path.parent)
+    manual_loop().advance(1)
+    await held.listener.until(lambda told: told.problems[-1] is None)
+    assert (await held.append("b")).first == 2
+    assert held_bodies(await held.batches()) == ["a", "b"]
+
+
+async def test_a_file_that_is_replaced_meanwhile_takes_no_events(bench: Bench) -> None:
+    path = on_disk(bench)
+    held = await bench.open()
+    await held.append("a")
+    path.rename(path.with_name("old.db"))
+    path.touch()
+    with pytest.raises(UnavailableError, match="was removed, moved or replaced"):
+        await held.append("b")
+    assert path.read_bytes() == b""
 
 
 async def test_a_disk_without_room_is_told_and_what_was_there_stays(bench: Bench) -> None:

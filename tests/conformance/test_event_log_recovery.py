@@ -53,6 +53,8 @@ async def test_scheduled_events_enter_in_the_order_of_their_times(held: OpenLog)
         await held.settle()
         assert held.log.window.last == number
     assert held_bodies(await held.batches()) == ["a", "a2", "b", "c", "d", "e"]
+    told = [(str(drafts.bodies[0], "ascii"), at.first) for drafts, at in held.listener.releases]
+    assert told == [("a", 1), ("a2", 2), ("b", 3), ("c", 4), ("d", 5), ("e", 6)]
 
 
 async def test_what_is_due_together_enters_in_order_and_each_once(held: OpenLog) -> None:
@@ -100,6 +102,26 @@ async def test_an_event_scheduled_while_others_are_released_is_not_forgotten(
     loop.advance(1)
     await held.listener.until(lambda told: len(told.batches) == 2)
     assert held_bodies(held.listener.batches) == ["first", "second"]
+
+
+async def test_a_clock_that_is_set_forward_brings_what_is_due_then(held: OpenLog) -> None:
+    await held.log.schedule(some("a", "b", extras=later(3600, 7200)))
+    manual_loop().set_clock(3601)
+    for _ in range(2):
+        manual_loop().advance(1)
+        await held.settle()
+    assert held_bodies(await held.batches()) == ["a"]
+
+
+async def test_a_clock_that_is_set_back_keeps_back_what_is_not_due_then(held: OpenLog) -> None:
+    await held.log.schedule(some("a", extras=later(5)))
+    manual_loop().set_clock(-3600)
+    for _ in range(10):
+        manual_loop().advance(1)
+        await held.settle()
+    assert held.log.window == Window(1, 0)
+    manual_loop().advance(3595)
+    await held.listener.until(lambda told: bool(told.batches))
 
 
 async def test_events_alone_and_scheduled_share_a_transaction(held: OpenLog) -> None:
@@ -243,6 +265,22 @@ async def test_time_does_not_run_backwards_over_a_restart(bench: Bench) -> None:
     manual_loop().advance(-3600)
     after = await bench.open()
     assert (await after.append("b")).time_ns == EPOCH_NS
+
+
+async def test_a_clock_that_is_set_back_is_told_once_until_it_has_caught_up(
+    held: OpenLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    await held.append("a")
+    for number in range(1, 3):
+        manual_loop().set_clock(-10)
+        for _ in range(3):
+            assert (await held.append("b")).time_ns == EPOCH_NS
+        assert caplog.text.count("the clock is 10 seconds behind the newest event") == number
+        manual_loop().set_clock(0)
+        await held.append("c")
+    manual_loop().set_clock(-0.5)
+    await held.append("d")
+    assert len(caplog.records) == 2
 
 
 async def test_another_log_has_another_id(bench: Bench, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from switchboard_server.backends.embedded.store import (
     StoreState,
 )
 from switchboard_server.core.events import EventHub, Limits
+from switchboard_server.core.groups.changes import DeadLetter
+from switchboard_server.core.groups.ports import Found, StoredGroup
 from switchboard_server.core.ports import (
     Appended,
     Capabilities,
@@ -35,12 +37,17 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.problems: list[str | None] = []
+        self.releases: list[tuple[Drafts, Appended]] = []
         self._changed = asyncio.Event()
 
     def appended(self, batches: Sequence[Batch]) -> None:
         """See `LogListener.appended`."""
         self.batches += batches
         self._changed.set()
+
+    def released(self, drafts: Drafts, appended: Appended) -> None:
+        """See `LogListener.released`."""
+        self.releases += [(drafts, appended)]
 
     def availability_changed(self, problem: str | None) -> None:
         """See `LogListener.availability_changed`."""
@@ -101,7 +108,7 @@ class ScriptedLog:
         self.schedules.append((drafts, future))
         return future
 
-    async def read(self, after: int, max_bytes: int) -> ReadResult:
+    async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `EventLog.read`."""
         return self.reading(after, max_bytes)
 
@@ -129,6 +136,7 @@ class HookedStore:
     Attributes:
         before: By a method's name, what to call first; it may raise in the method's stead.
         after: By a method's name, what to call with the method's result.
+        asked: Takes every transaction that is asked for; None: nobody wants them.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -137,6 +145,7 @@ class HookedStore:
         self.blocks = inner.blocks
         self.before: dict[str, Callable[[], object]] = {}
         self.after: dict[str, Callable[[Any], object]] = {}
+        self.asked: list[Commit] | None = None
 
     def _call(self, name: str, *arguments: Any) -> Any:
         if name in self.before:
@@ -153,12 +162,18 @@ class HookedStore:
 
     def commit(self, work: Commit) -> None:
         """See `Store.commit`."""
+        if self.asked is not None:
+            self.asked.append(work)
         self._call("commit", work)
 
     def due(self, now_ns: int, limit: int) -> Due:
         """See `Store.due`."""
         due: Due = self._call("due", now_ns, limit)
         return due
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        self._call("check")
 
     def probe(self) -> None:
         """See `Store.probe`."""
@@ -174,9 +189,9 @@ class HookedStore:
         size: int = self._call("size")
         return size
 
-    def read(self, after: int, max_bytes: int) -> ReadResult:
+    def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `Store.read`."""
-        result: ReadResult = self._call("read", after, max_bytes)
+        result: ReadResult = self._call("read", after, max_bytes, priority)
         return result
 
     def read_backward(self, before: int, max_bytes: int) -> ReadResult:
@@ -192,6 +207,33 @@ class HookedStore:
     def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
         """See `Store.recent_ids`."""
         found: Sequence[RecentId] = self._call("recent_ids", since_ns, limit)
+        return found
+
+    def read_each(self, sequences: Sequence[int]) -> Found:
+        """See `Store.read_each`."""
+        found: Found = self._call("read_each", sequences)
+        return found
+
+    def groups(self) -> Sequence[StoredGroup]:
+        """See `Store.groups`."""
+        found: Sequence[StoredGroup] = self._call("groups")
+        return found
+
+    def dead_letters(
+        self, number: int, before: tuple[int, int] | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters`."""
+        found: Sequence[DeadLetter] = self._call("dead_letters", number, before, limit)
+        return found
+
+    def dead_letters_of(self, number: int, sequences: Sequence[int]) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters_of`."""
+        found: Sequence[DeadLetter] = self._call("dead_letters_of", number, sequences)
+        return found
+
+    def redriven(self, number: int, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See `Store.redriven`."""
+        found: Sequence[DeadLetter] = self._call("redriven", number, after, limit)
         return found
 
     def close(self) -> None:

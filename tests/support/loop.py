@@ -17,6 +17,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._elapsed_ns = 0
+        self._step_ns = 0
         super().__init__()
         # So that timers run at their very moment even after days, when floats are coarse.
         self._clock_resolution = 1e-6
@@ -27,11 +28,15 @@ class ManualLoop(asyncio.SelectorEventLoop):
 
     def clock(self) -> int:
         """The wall clock, Unix nanoseconds."""
-        return EPOCH_NS + self._elapsed_ns
+        return EPOCH_NS + self._elapsed_ns + self._step_ns
 
     def advance(self, seconds: float) -> None:
         """Lets time pass; timers that are due then run in the next turn."""
         self._elapsed_ns += round(seconds * SECOND_NS)
+
+    def set_clock(self, seconds: float) -> None:
+        """Sets the wall clock so many seconds ahead of the loop's time, which does not notice."""
+        self._step_ns = round(seconds * SECOND_NS)
 
 
 def manual_loop() -> ManualLoop:

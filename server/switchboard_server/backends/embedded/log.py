@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from switchboard_server.backends.embedded.store import Commit, Due, Store, StoreError
+from switchboard_server.backends.embedded.store import Commit, Due, GroupWork, Store, StoreError
+from switchboard_server.backends.embedded.timing import Alarm, LogTime
+from switchboard_server.backends.embedded.waiting import Waiting, commit_of, fail, shutting_down
 from switchboard_server.backends.embedded.worker import Inline, Thread, Worker
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
 from switchboard_server.core.errors import UnavailableError
@@ -26,7 +27,7 @@ from switchboard_server.core.ports import (
     RecentId,
     Window,
 )
-from switchboard_server.core.records import Codec, Drafts, build_batches
+from switchboard_server.core.records import Codec, Drafts
 from switchboard_server.core.stats import COMMIT_BOUNDS, Histogram
 
 MAX_COMMIT_BYTES = 8 * 1024 * 1024
@@ -37,8 +38,6 @@ GATHER_BYTES = 256 * 1024
 """A transaction waits no further once so much is there for it."""
 MAX_RELEASED = 1000
 """Most scheduled events that enter the log in one transaction."""
-MAX_TIMER_SECONDS = 3600.0
-"""Longest wait for a scheduled event before looking again, since clocks may be set."""
 PROBE_SECONDS = 1.0
 """How often a log that cannot be written to is tried again."""
 READERS = 2
@@ -46,17 +45,6 @@ READERS = 2
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A call that waits for its transaction."""
-
-    drafts: Drafts
-    future: asyncio.Future[Any]
-    size: int
-    scheduled: bool = False
-    released: Sequence[int] = ()
 
 
 class EmbeddedLog:
@@ -77,20 +65,18 @@ class EmbeddedLog:
         clock: Clock = wall_clock,
         trim_interval: float = 1.0,
     ) -> None:
-        self._store = store
+        self.store = store
         self._codec = codec
         self._clock = clock
         self._trim_interval = trim_interval
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._committing = False
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._log_id = ""
         self._window = Window(1, 0)
-        self._time_ns = 0
         self._problem: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._releasing: asyncio.Task[None] | None = None
         self._due_meanwhile_ns: int | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -101,7 +87,7 @@ class EmbeddedLog:
     @property
     def capabilities(self) -> Capabilities:
         """What this log promises."""
-        return self._store.capabilities
+        return self.store.capabilities
 
     @property
     def log_id(self) -> str:
@@ -117,16 +103,18 @@ class EmbeddedLog:
         """See `EventLog.open`."""
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._writer: Worker = Thread("switchboard-log") if self._store.blocks else Inline()
+        self._writer: Worker = Thread("switchboard-log") if self.store.blocks else Inline()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="switchboard-read")
         try:
-            state = await self._writer.call(self._store.open)
+            state = await self._writer.call(self.store.open)
         except StoreError as error:
             await self._writer.close()
             self._readers.shutdown()
             raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
-        self._log_id, self._window, self._time_ns = state.log_id, state.window, state.time_ns
-        self.size = await self._writer.call(self._store.size)
+        self._log_id, self._window = state.log_id, state.window
+        self._time = LogTime(self._clock, state.time_ns)
+        self._alarm = Alarm(self._release, self._clock)
+        self.size = await self._writer.call(self.store.size)
         self._arm(state.next_due_ns)
         self._keeper = asyncio.create_task(self._keep())
 
@@ -138,53 +126,61 @@ class EmbeddedLog:
         """See `EventLog.schedule`."""
         return self._enqueue(drafts, scheduled=True)
 
-    async def read(self, after: int, max_bytes: int) -> ReadResult:
+    def write(self, work: GroupWork) -> asyncio.Future[Any]:
+        """Does something with groups in the next transaction, as `append` does with events.
+
+        Returns:
+            Answers when it is durable. Fails with UnavailableError when it could not be stored.
+        """
+        return self._wait(Waiting(self._loop.create_future(), group=work))
+
+    async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `EventLog.read`."""
-        return await self._reading(partial(self._store.read, after, max_bytes))
+        return await self.reading(partial(self.store.read, after, max_bytes, priority))
 
     async def read_backward(self, before: int, max_bytes: int) -> ReadResult:
         """See `EventLog.read_backward`."""
-        return await self._reading(partial(self._store.read_backward, before, max_bytes))
+        return await self.reading(partial(self.store.read_backward, before, max_bytes))
 
     async def sequence_before(self, time_ns: int) -> int:
         """See `EventLog.sequence_before`."""
-        return await self._reading(partial(self._store.sequence_before, time_ns))
+        return await self.reading(partial(self.store.sequence_before, time_ns))
 
     async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
         """See `EventLog.recent_ids`."""
-        return await self._reading(partial(self._store.recent_ids, since_ns, limit))
+        return await self.reading(partial(self.store.recent_ids, since_ns, limit))
 
     async def close(self) -> None:
         """See `EventLog.close`."""
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for task in (self._keeper, self._releasing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
         await self._idle.wait()
         self._readers.shutdown()
-        await self._writer.call(self._store.close)
+        await self._writer.call(self.store.close)
         await self._writer.close()
 
     def _enqueue(
         self, drafts: Drafts, *, scheduled: bool = False, released: Sequence[int] = ()
     ) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
+        return self._wait(Waiting(self._loop.create_future(), drafts, scheduled, released))
+
+    def _wait(self, waiting: Waiting) -> asyncio.Future[Any]:
         if self._closed:
-            future.set_exception(_shutting_down())
-            return future
-        waiting = _Waiting(drafts, future, drafts.size(), scheduled, released)
+            waiting.future.set_exception(shutting_down())
+            return waiting.future
         self.pending_bytes += waiting.size
         self._waiting.append(waiting)
         if not self._committing:
             self._committing = True
             self._idle.clear()
             self._gather(0, 0)
-        return future
+        return waiting.future
 
     def _gather(self, turns: int, seen: int) -> None:
         """Waits while every turn of the loop brings more, so that a transaction has much to do.
@@ -212,29 +208,19 @@ class EmbeddedLog:
             self._committing = False
             self._idle.set()
             return
-        self._time_ns = max(self._time_ns, self._clock())
+        time_ns = self._time.now()
         try:
-            work = Commit(
-                build_batches(
-                    [each.drafts for each in taken if not each.scheduled],
-                    self._window.last + 1,
-                    self._time_ns,
-                    self._codec,
-                ),
-                [each.drafts for each in taken if each.scheduled],
-                [row for each in taken for row in each.released],
-                self._time_ns,
-            )
+            work = commit_of(taken, self._window.last + 1, time_ns, self._codec)
         except Exception as error:  # A defect must fail these calls, not all later ones.
             self._settle(taken, error)
             self._gather(0, 0)
             return
         began = time.perf_counter()
-        done = self._writer.call(partial(self._store.commit, work))
+        done = self._writer.call(partial(self.store.commit, work))
         done.add_done_callback(partial(self._committed, taken, work, began))
 
     def _committed(
-        self, taken: list[_Waiting], work: Commit, began: float, done: asyncio.Future[None]
+        self, taken: list[Waiting], work: Commit, began: float, done: asyncio.Future[None]
     ) -> None:
         """Tells everybody what became of a transaction, and begins the next."""
         error = done.exception()
@@ -243,7 +229,7 @@ class EmbeddedLog:
                 self._succeed(taken, work, began)
             except Exception as defect:  # It must not stop all later transactions.
                 _logger.exception("what became durable could not be told to everybody")
-                _fail(taken, defect)
+                fail(taken, defect)
         elif isinstance(error, StoreError):
             self._report(str(error))
             self._settle(taken, UnavailableError("LOG_UNAVAILABLE", str(error)))
@@ -251,7 +237,7 @@ class EmbeddedLog:
             self._settle(taken, error)
         self._gather(0, 0)
 
-    def _succeed(self, taken: list[_Waiting], work: Commit, began: float) -> None:
+    def _succeed(self, taken: list[Waiting], work: Commit, began: float) -> None:
         first = self._window.last + 1
         if work.batches:
             self._window = Window(self._window.first, work.batches[-1].last)
@@ -264,17 +250,21 @@ class EmbeddedLog:
             if each.scheduled:
                 for extra in each.drafts.extras.values():
                     self._arm(extra.deliver_at_ns)
-                answer = None
+                answer: Any = None
+            elif each.group is not None:
+                answer = each.group.answer()
             else:
-                answer = Appended(first, self._time_ns)
+                answer = Appended(first, work.time_ns)
                 first += len(each.drafts)
+                if each.released:
+                    self._listener.released(each.drafts, answer)
             if not each.future.done():
                 each.future.set_result(answer)
 
-    def _settle(self, taken: list[_Waiting], error: BaseException) -> None:
+    def _settle(self, taken: list[Waiting], error: BaseException) -> None:
         for each in taken:
             self.pending_bytes -= each.size
-        _fail(taken, error)
+        fail(taken, error)
         self._listener.appended(())
 
     def _report(self, problem: str | None) -> None:
@@ -291,7 +281,7 @@ class EmbeddedLog:
 
     def _probe(self) -> None:
         if self._problem is not None and not self._closed:
-            self._writer.call(self._store.probe).add_done_callback(self._probed)
+            self._writer.call(self.store.probe).add_done_callback(self._probed)
 
     def _probed(self, done: asyncio.Future[None]) -> None:
         if done.exception() is None:
@@ -306,24 +296,16 @@ class EmbeddedLog:
         if self._releasing is not None:
             self._due_meanwhile_ns = min(due_ns, self._due_meanwhile_ns or due_ns)
             return
-        wait = min(max(0.0, (due_ns - self._clock()) / SECOND_NS), MAX_TIMER_SECONDS)
-        when = self._loop.time() + wait
-        if self._timer is None or when < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(when, self._release)
+        self._alarm.set(due_ns)
 
     def _release(self) -> None:
-        self._timer = None
         self._releasing = asyncio.create_task(self._release_due())
 
     async def _release_due(self) -> None:
         """Moves scheduled events whose time has come into the log."""
         due_ns: int | None = self._clock() + int(PROBE_SECONDS * SECOND_NS)
         try:
-            due: Due = await self._writer.call(
-                partial(self._store.due, self._clock(), MAX_RELEASED)
-            )
+            due: Due = await self._writer.call(partial(self.store.due, self._clock(), MAX_RELEASED))
             if due.drafts:
                 # All are waited for, whatever becomes of one: none may be read again meanwhile.
                 done = await asyncio.gather(
@@ -347,26 +329,58 @@ class EmbeddedLog:
         self._due_meanwhile_ns = None
 
     async def _keep(self) -> None:
-        """Removes what need not be retained any more, a slice at a time between transactions."""
+        """Looks after the store: whether it is there, and what of it need not be retained.
+
+        The latter is removed a slice at a time between transactions.
+        """
         failing = False
         while True:
             await asyncio.sleep(self._trim_interval)
             try:
-                trim = partial(self._store.trim, self._clock())
+                await self._writer.call(self.store.check)
+            except StoreError as error:
+                self._report(str(error))
+                continue
+            try:
+                trim = partial(self.store.trim, self._clock())
                 while (window := await self._writer.call(trim)) is not None:
                     self._window = Window(window.first, self._window.last)
-                self.size = await self._writer.call(self._store.size)
+                self.size = await self._writer.call(self.store.size)
                 failing = False
             except StoreError as error:
                 if not failing:
                     _logger.warning("what need not be retained cannot be removed: %s", error)
                 failing = True
 
-    async def _reading(self, work: Callable[[], T]) -> T:
+    async def exclusively(self, work: Callable[[], T]) -> T:
+        """Does something with the store where its writing is done.
+
+        Args:
+            work: Calls a method of the store.
+
+        Raises:
+            UnavailableError: It cannot be done now.
+        """
         if self._closed:
-            raise _shutting_down()
+            raise shutting_down()
         try:
-            if not self._store.blocks:
+            return await self._writer.call(work)
+        except StoreError as error:
+            raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
+
+    async def reading(self, work: Callable[[], T]) -> T:
+        """Reads the store beside the writing.
+
+        Args:
+            work: Calls a method of the store that reads.
+
+        Raises:
+            UnavailableError: It cannot be read now.
+        """
+        if self._closed:
+            raise shutting_down()
+        try:
+            if not self.store.blocks:
                 await asyncio.sleep(0)  # A turn of the loop for the others, as a thread would give.
                 return work()
             return await self._loop.run_in_executor(self._readers, work)
@@ -374,14 +388,3 @@ class EmbeddedLog:
             if isinstance(error, RuntimeError) and not self._closed:
                 raise
             raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
-
-
-def _shutting_down() -> UnavailableError:
-    return UnavailableError("SHUTTING_DOWN", "the hub shuts down")
-
-
-def _fail(taken: list[_Waiting], error: BaseException) -> None:
-    """Tells those who have not heard yet what went wrong."""
-    for each in taken:
-        if not each.future.done():
-            each.future.set_exception(error)

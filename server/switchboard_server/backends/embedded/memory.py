@@ -6,7 +6,10 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 
+from switchboard_server.backends.embedded.group_memory import MemoryGroups
 from switchboard_server.backends.embedded.store import Commit, Due, Retention, StoreState
+from switchboard_server.core.groups.changes import DeadLetter
+from switchboard_server.core.groups.ports import Found, StoredGroup
 from switchboard_server.core.ports import Capabilities, ReadResult, RecentId, Window
 from switchboard_server.core.records import Batch, Drafts
 
@@ -37,6 +40,7 @@ class MemoryStore:
         self._window = Window(1, 0)
         self._scheduled: list[tuple[int, int, Drafts, int]] = []
         self._rows = 0
+        self._groups = MemoryGroups()
 
     def open(self) -> StoreState:
         """See `Store.open`."""
@@ -44,6 +48,7 @@ class MemoryStore:
 
     def commit(self, work: Commit) -> None:
         """See `Store.commit`."""
+        self._groups.apply(work.groups)
         with self._lock:
             for batch in work.batches:
                 self._batches.append(batch)
@@ -71,6 +76,9 @@ class MemoryStore:
             next_due_ns=following[0][0] if following else None,
         )
 
+    def check(self) -> None:
+        """See `Store.check`."""
+
     def probe(self) -> None:
         """See `Store.probe`."""
 
@@ -94,15 +102,18 @@ class MemoryStore:
         """See `Store.size`."""
         return self._bytes
 
-    def read(self, after: int, max_bytes: int) -> ReadResult:
+    def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `Store.read`."""
         with self._lock:
-            start = bisect_right(self._batches, after, key=_last)
-            stop, size = start, 0
-            while stop < len(self._batches) and size < max_bytes:
-                size += len(self._batches[stop].frames)
-                stop += 1
-            return ReadResult(self._batches[start:stop], self._window)
+            found, size = list[Batch](), 0
+            for number in range(bisect_right(self._batches, after, key=_last), len(self._batches)):
+                batch = self._batches[number]
+                if size >= max_bytes:
+                    break
+                if not priority or any(route.priority == priority for route in batch.routes):
+                    found.append(batch)
+                    size += len(batch.frames)
+            return ReadResult(found, self._window)
 
     def read_backward(self, before: int, max_bytes: int) -> ReadResult:
         """See `Store.read_backward`."""
@@ -134,6 +145,34 @@ class MemoryStore:
         ]
         found.sort(key=_time)
         return found[-limit:]
+
+    def read_each(self, sequences: Sequence[int]) -> Found:
+        """See `Store.read_each`."""
+        found: dict[int, Batch] = {}
+        with self._lock:
+            for sequence in sequences:
+                number = bisect_left(self._batches, sequence, key=_last)
+                if number < len(self._batches) and self._batches[number].first <= sequence:
+                    found[sequence] = self._batches[number]
+        return Found(found)
+
+    def groups(self) -> Sequence[StoredGroup]:
+        """See `Store.groups`: a new process finds none."""
+        return ()
+
+    def dead_letters(
+        self, number: int, before: tuple[int, int] | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters`."""
+        return self._groups.before(number, before, limit)
+
+    def dead_letters_of(self, number: int, sequences: Sequence[int]) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters_of`."""
+        return self._groups.of(number, sequences)
+
+    def redriven(self, number: int, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See `Store.redriven`."""
+        return self._groups.redriven(number, after, limit)
 
     def close(self) -> None:
         """See `Store.close`."""

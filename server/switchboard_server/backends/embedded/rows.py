@@ -14,8 +14,13 @@ from switchboard_server.core.filters import Route
 from switchboard_server.core.ports import RecentId
 from switchboard_server.core.records import Batch, Drafts, Extra
 
-Row = tuple[int, int, int, int, int, str, bytes, bytes | None, bytes]
+Row = tuple[int, int, int, int, int, int, str, bytes, bytes | None, bytes]
 """A row of the table `batches`."""
+ScheduledRow = tuple[int, int, int, str, bytes]
+"""A row of the table `scheduled`, without its number."""
+
+ROW_BYTES = 40
+"""What a row takes besides its variable columns, about."""
 
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
 """What goes wrong with JSON that is not what was written."""
@@ -32,12 +37,19 @@ def from_batch(batch: Batch) -> Row:
     route_of = None if batch.route_of is None else _little(batch.route_of)
     crc = _crc(text, ends, route_of, batch.frames)
     frames = batch.frames
-    return (batch.last, batch.first, batch.time_ns, len(frames), crc, text, ends, route_of, frames)
+    size = ROW_BYTES + len(text) + len(ends) + len(route_of or b"") + len(frames)
+    priorities = 0
+    for route in batch.routes:
+        priorities |= 1 << route.priority
+    return (
+        *(batch.last, batch.first, batch.time_ns, size, priorities, crc),
+        *(text, ends, route_of, frames),
+    )
 
 
 def to_batch(row: Row) -> Batch | None:
     """The batch of a row; None: the row is not as it was written."""
-    _, first, time_ns, _, crc, text, ends, route_of, frames = row
+    _, first, time_ns, _, _, crc, text, ends, route_of, frames = row
     try:
         if crc != _crc(text, ends, route_of, frames):
             return None
@@ -74,7 +86,7 @@ def recent_ids(
         return []  # Whoever reads the batch is told that it is lost.
 
 
-def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int, str, bytes]]:
+def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[ScheduledRow]:
     """The rows of scheduled events."""
     for index, body in enumerate(drafts.bodies):
         extra = drafts.extras[index]
@@ -85,12 +97,16 @@ def from_scheduled(drafts: Drafts, accepted_ns: int) -> Iterator[tuple[int, int,
             "publisher": drafts.publisher,
         }
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
-        yield extra.deliver_at_ns, accepted_ns, text, body
+        due_ns = extra.deliver_at_ns
+        yield due_ns, accepted_ns, _scheduled_crc(due_ns, accepted_ns, text, body), text, body
 
 
-def to_scheduled(text: str, body: bytes) -> Drafts | None:
+def to_scheduled(row: ScheduledRow) -> Drafts | None:
     """The drafts of a scheduled event's row; None: the row is not as it was written."""
+    due_ns, accepted_ns, crc, text, body = row
     try:
+        if crc != _scheduled_crc(due_ns, accepted_ns, text, body):
+            return None
         header = json.loads(text)
         return Drafts(
             bodies=[body],
@@ -116,6 +132,10 @@ def _crc(text: str, ends: bytes, route_of: bytes | None, frames: bytes) -> int:
     return zlib.crc32(
         frames, zlib.crc32(route_of or b"", zlib.crc32(ends, zlib.crc32(text.encode())))
     )
+
+
+def _scheduled_crc(due_ns: int, accepted_ns: int, text: str, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(text.encode(), zlib.crc32(b"%d %d" % (due_ns, accepted_ns))))
 
 
 def _little(numbers: array[int]) -> bytes:

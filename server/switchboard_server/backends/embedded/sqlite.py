@@ -7,14 +7,13 @@ looks for a place in the log. Each row has a checksum, since SQLite has none of 
 """
 
 import logging
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from switchboard_server.backends.embedded import rows
+from switchboard_server.backends.embedded import files, group_tables, rows, schema
 from switchboard_server.backends.embedded.store import (
     Commit,
     Due,
@@ -22,15 +21,17 @@ from switchboard_server.backends.embedded.store import (
     StoreError,
     StoreState,
 )
+from switchboard_server.core.groups.changes import DeadLetter
+from switchboard_server.core.groups.ports import Found, StoredGroup
 from switchboard_server.core.ports import Capabilities, ReadResult, RecentId, Window
 from switchboard_server.core.records import Batch
 
 FILE_NAME = "events.db"
 """The log's file within the data folder."""
-SCHEMA_VERSION = 1
-"""Version of the tables, kept in the file's `user_version`."""
 TRIM_BYTES = 8 * 1024 * 1024
 """How much one slice of trimming removes at most, a few milliseconds' work."""
+COUNT_BYTES = 8 * 1024 * 1024
+"""After how many bytes the file is told anew how many the log has: at a start the rest is added."""
 MAX_WAL_BYTES = 64 * 1024 * 1024
 """To what the write-ahead log is cut back after a checkpoint."""
 CHECKPOINT_PAGES = 2000
@@ -38,28 +39,15 @@ CHECKPOINT_PAGES = 2000
 
 _logger = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE batches (
-    last INTEGER PRIMARY KEY,   -- sequence of the batch's last event
-    first INTEGER NOT NULL,     -- sequence of its first
-    time INTEGER NOT NULL,      -- when it entered the log, Unix nanoseconds, never decreasing
-    bytes INTEGER NOT NULL,     -- length of frames
-    crc INTEGER NOT NULL,       -- CRC-32 of header, ends, route_of and frames
-    header TEXT NOT NULL,       -- JSON: routes, and what only some events have
-    ends BLOB NOT NULL,         -- where each event ends in frames, 32 bits little endian
-    route_of BLOB,              -- index of each event's route, 16 bits little endian; NULL: all 0
-    frames BLOB NOT NULL        -- the encoded events
-);
-CREATE TABLE scheduled (
-    row INTEGER PRIMARY KEY,
-    due INTEGER NOT NULL,       -- when it is to enter the log, Unix nanoseconds
-    accepted INTEGER NOT NULL,  -- when it was accepted, Unix nanoseconds
-    header TEXT NOT NULL,       -- JSON: route, id and what else the hub reads of it
-    body BLOB NOT NULL          -- the event as its publisher's door encoded it
-);
-CREATE INDEX scheduled_by_due ON scheduled (due);
-"""
+# Bits are written out, not bound: only so does SQLite see which index holds just these rows.
+_READ = (
+    "SELECT * FROM batches WHERE last > ? ORDER BY last",
+    "SELECT * FROM batches WHERE last > ? AND priorities & 2 ORDER BY last",
+    "SELECT * FROM batches WHERE last > ? AND priorities & 4 ORDER BY last",
+    "SELECT * FROM batches WHERE last > ? AND priorities & 8 ORDER BY last",
+    "SELECT * FROM batches WHERE last > ? AND priorities & 16 ORDER BY last",
+)
+"""Reads what follows, by priority; 0: all."""
 
 
 class SqliteStore:
@@ -67,7 +55,8 @@ class SqliteStore:
 
     Args:
         folder: The data folder; made where it is missing.
-        retention: What is kept; bytes are those of the file that are in use.
+        retention: What is kept; bytes are those of the log's rows, about. Scheduled events are none
+            of them, for they are not removed.
     """
 
     capabilities = Capabilities(
@@ -84,21 +73,28 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._window = Window(1, 0)
-        self._damaged: set[int] = set()
         self._lacking = 0
+        self._bytes = 0
+        self._uncounted = 0
+        self._letters = group_tables.Letters()
 
     def open(self) -> StoreState:
         """See `Store.open`."""
         with self._explained("opened"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._connect()
+            self._db = self._connect("rwc")
+            self._file = files.identity(self._path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._db.execute(f"PRAGMA journal_size_limit={MAX_WAL_BYTES}")
-            self._migrate()
+            schema.migrate(self._db, self._path)
             meta = dict(self._db.execute("SELECT name, value FROM meta"))
             self._window = self._read_window(self._db)
+            (self._uncounted,) = self._db.execute(
+                "SELECT ifnull(sum(bytes), 0) FROM batches WHERE last > ?", (meta["counted"],)
+            ).fetchone()
+            self._bytes = meta["bytes"] + self._uncounted
             newest = self._db.execute(
                 "SELECT time FROM batches ORDER BY last DESC LIMIT 1"
             ).fetchone()
@@ -109,53 +105,86 @@ class SqliteStore:
 
     def commit(self, work: Commit) -> None:
         """See `Store.commit`."""
-        self._lacking = sum(len(batch.frames) for batch in work.batches)
-        with self._explained("written to"), self._transaction():
-            if work.batches:
+        self.check()
+        self._lacking = work.size()
+        added = [rows.from_batch(batch) for batch in work.batches]
+        size = sum(row[3] for row in added)
+        count = bool(added) and self._uncounted + size >= COUNT_BYTES
+        with self._explained("written to"), files.transaction(self._db):
+            if added:
                 self._db.executemany(
-                    "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    map(rows.from_batch, work.batches),
+                    "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", added
                 )
+            if count:
+                self._note(bytes=self._bytes + size, counted=work.batches[-1].last)
             if work.released:
                 self._db.executemany(
                     "DELETE FROM scheduled WHERE row = ?", [(row,) for row in work.released]
                 )
             for drafts in work.scheduled:
                 self._db.executemany(
-                    "INSERT INTO scheduled (due, accepted, header, body) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO scheduled VALUES (NULL, ?, ?, ?, ?, ?)",
                     rows.from_scheduled(drafts, work.time_ns),
                 )
+            group_tables.apply(self._db, work.groups)
         self._lacking = 0
+        self._bytes += size
+        self._uncounted = 0 if count else self._uncounted + size
         if work.batches:
             self._window = Window(self._window.first, work.batches[-1].last)
 
     def due(self, now_ns: int, limit: int) -> Due:
         """See `Store.due`."""
+        due = Due()
+        damaged: list[int] = []
         with self._explained("read"):
-            found = self._db.execute(
-                "SELECT row, header, body FROM scheduled WHERE due <= ? ORDER BY due, row LIMIT ?",
-                (now_ns, limit),
-            ).fetchall()
+            for row, *columns in self._db.execute(
+                "SELECT * FROM scheduled WHERE due <= ? ORDER BY due, row LIMIT ?", (now_ns, limit)
+            ):
+                drafts = rows.to_scheduled((*columns,))
+                if drafts is None:
+                    damaged.append(row)
+                else:
+                    due.rows.append(row)
+                    due.drafts.append(drafts)
+        if damaged:
+            self._set_aside(damaged)
+        with self._explained("read"):
             following = self._db.execute(
-                "SELECT due FROM scheduled ORDER BY due, row LIMIT 1 OFFSET ?", (len(found),)
+                "SELECT due FROM scheduled WHERE due IS NOT NULL ORDER BY due, row "
+                "LIMIT 1 OFFSET ?",
+                (len(due.rows),),
             ).fetchone()
-        due = Due(next_due_ns=following[0] if following else None)
-        for row, header, body in found:
-            drafts = rows.to_scheduled(header, body)
-            if drafts is not None:
-                due.rows.append(row)
-                due.drafts.append(drafts)
-            elif row not in self._damaged:
-                self._damaged.add(row)
-                _logger.error("scheduled event %d of %s cannot be read back", row, self._path)
+        due.next_due_ns = following[0] if following else None
         return due
+
+    def _set_aside(self, damaged: Sequence[int]) -> None:
+        """Sees to it that rows are not read again; they are kept for who may mend them."""
+        with self._explained("written to"), files.transaction(self._db):
+            self._db.executemany(
+                "UPDATE scheduled SET due = NULL WHERE row = ?", [(row,) for row in damaged]
+            )
+        for row in damaged:
+            _logger.error("scheduled event %d of %s cannot be read back", row, self._path)
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        # SQLite goes on writing to a file that nobody will ever find again.
+        with self._explained("found"):
+            unchanged = files.identity(self._path) == self._file
+        if not unchanged:
+            raise StoreError(
+                f"the log {self._path} was removed, moved or replaced while the hub was running; "
+                "move it back, or start the hub anew, which goes on with what is there then"
+            )
 
     def probe(self) -> None:
         """See `Store.probe`."""
+        self.check()
         # A full disk may have room for a little: as much is tried as there was no room for. Random,
         # since SQLite does not write what is there already.
         for size in (self._lacking + 8, 8):
-            with self._explained("written to"), self._transaction():
+            with self._explained("written to"), files.transaction(self._db):
                 self._db.execute(
                     "UPDATE meta SET value = randomblob(?) WHERE name = 'probes'", (size,)
                 )
@@ -163,30 +192,28 @@ class SqliteStore:
     def trim(self, now_ns: int) -> Window | None:
         """See `Store.trim`."""
         with self._explained("trimmed"):
-            cut = self._cut(now_ns)
-            if cut is None:
+            cut, removed = self._cut(now_ns)
+            if not cut:
                 return None
-            with self._transaction():
+            with files.transaction(self._db):
                 time_ns = self._db.execute(
                     "SELECT time FROM batches ORDER BY last DESC LIMIT 1"
                 ).fetchone()[0]
                 self._db.execute("DELETE FROM batches WHERE last <= ?", (cut,))
-                self._db.executemany(
-                    "UPDATE meta SET value = ? WHERE name = ?",
-                    [(cut, "trimmed"), (time_ns, "time")],
-                )
+                left = self._bytes - removed
+                self._note(trimmed=cut, time=time_ns, bytes=left, counted=self._window.last)
+            self._bytes, self._uncounted = left, 0
             self._window = Window(cut + 1, self._window.last)
             return self._window
 
     def size(self) -> int:
         """See `Store.size`."""
         with self._explained("read"):
-            return _pages_in_use(self._db)
+            return files.pages_in_use(self._db)
 
-    def read(self, after: int, max_bytes: int) -> ReadResult:
+    def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `Store.read`."""
-        query = "SELECT * FROM batches WHERE last > ? ORDER BY last"
-        return self._read(query, after, max_bytes)
+        return self._read(_READ[priority], after, max_bytes)
 
     def read_backward(self, before: int, max_bytes: int) -> ReadResult:
         """See `Store.read_backward`."""
@@ -237,42 +264,68 @@ class SqliteStore:
         found.sort(key=lambda each: each.time_ns)
         return [each for each in found if each.id][-limit:]
 
+    def read_each(self, sequences: Sequence[int]) -> Found:
+        """See `Store.read_each`."""
+        found: dict[int, Batch] = {}
+        batch: Batch | None = None
+        read = 0
+        with self._explained("read"), self._snapshot() as db:
+            for sequence in sequences:
+                if sequence > read:
+                    row = db.execute(
+                        "SELECT * FROM batches WHERE last >= ? ORDER BY last LIMIT 1", (sequence,)
+                    ).fetchone()
+                    if row is None:
+                        break
+                    read, batch = row[0], rows.to_batch(row)
+                if batch is not None and batch.first <= sequence:
+                    found[sequence] = batch
+        return Found(found)
+
+    def groups(self) -> Sequence[StoredGroup]:
+        """See `Store.groups`."""
+        with self._explained("read"):
+            return group_tables.load(self._db, self._window.first - 1)
+
+    def dead_letters(
+        self, number: int, before: tuple[int, int] | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters`."""
+        with self._explained("read"), self._snapshot() as db:
+            return self._letters.before(db, number, before, limit)
+
+    def dead_letters_of(self, number: int, sequences: Sequence[int]) -> Sequence[DeadLetter]:
+        """See `Store.dead_letters_of`."""
+        with self._explained("read"), self._snapshot() as db:
+            return self._letters.of(db, number, sequences)
+
+    def redriven(self, number: int, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See `Store.redriven`."""
+        with self._explained("read"), self._snapshot() as db:
+            return self._letters.redriven(db, number, after, limit)
+
     def close(self) -> None:
         """See `Store.close`."""
         for connection in self._connections:
             connection.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=5.0
-        )
-        # What is no text any more is found out by the checksum of its row.
-        connection.text_factory = _text
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        """See `files.connect`."""
+        connection = files.connect(self._path, mode)
         self._connections.append(connection)
         return connection
 
-    def _migrate(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [("log_id", secrets.token_hex(4)), ("trimmed", 0), ("time", 0), ("probes", 0)],
-                )
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{self._path} is of version {version}, this hub knows {SCHEMA_VERSION}; "
-                "start the hub that wrote it, or choose another SWITCHBOARD_DATA_DIR"
-            )
+    def _note(self, **facts: int) -> None:
+        self._db.executemany(
+            "UPDATE meta SET value = ? WHERE name = ?",
+            [(value, name) for name, value in facts.items()],
+        )
 
-    def _cut(self, now_ns: int) -> int | None:
-        """The last sequence that the next slice of trimming removes."""
+    def _cut(self, now_ns: int) -> tuple[int, int]:
+        """Up to where the next slice of trimming removes, and how many bytes; 0: nothing."""
         age, limit = self._retention.age_ns, self._retention.bytes
-        excess = _pages_in_use(self._db) - limit if limit else 0
-        cut, removed = None, 0
+        excess = self._bytes - limit if limit else 0
+        cut = removed = 0
         for last, time, size in self._db.execute(
             "SELECT last, time, bytes FROM batches ORDER BY last"
         ):
@@ -282,7 +335,7 @@ class SqliteStore:
             if removed >= TRIM_BYTES:
                 break
             cut, removed = last, removed + size
-        return cut
+        return cut, removed
 
     def _read(self, query: str, place: int, max_bytes: int) -> ReadResult:
         batches: list[Batch] = []
@@ -315,23 +368,13 @@ class SqliteStore:
         """
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = self._local.db = self._connect()
+            self.check()
+            db = self._local.db = self._connect("rw")
         db.execute("BEGIN")
         try:
             yield db
         finally:
             db.execute("ROLLBACK")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -340,18 +383,12 @@ class SqliteStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"the log {self._path} cannot be {what}: {error}; "
-                "make room on its disk, or see that this user may write to it"
+                f"the log {self._path} cannot be {what}: {error}; {_remedy(error)}"
             ) from error
 
 
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")
-
-
-def _pages_in_use(db: sqlite3.Connection) -> int:
-    count, free, size = (
-        db.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((count - free) * size)
+def _remedy(error: sqlite3.Error | OSError) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # Without what extends it.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "put a good copy in its place, or move it away to begin an empty log"
+    return "make room on its disk, or see that this user may write to it"

@@ -1,0 +1,1 @@
+"""Consumer groups: work that is shared, acknowledged, retried, and given up in the end."""

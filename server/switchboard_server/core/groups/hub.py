@@ -1,0 +1,481 @@
+"""What clients can do with consumer groups, whatever door they come through."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    invalid_field,
+)
+from switchboard_server.core.events import (
+    DEFAULT_HEARTBEAT,
+    Begin,
+    EventHub,
+    Start,
+    check_heartbeat,
+    check_scope,
+)
+from switchboard_server.core.filters import Filter
+from switchboard_server.core.filters import validate as validate_filter
+from switchboard_server.core.groups.changes import Snapshot
+from switchboard_server.core.groups.config import (
+    DEFAULT_CREDIT,
+    MAX_BACKOFF_NS,
+    GroupConfig,
+    check_same,
+    validate,
+    validate_instance,
+    validate_name,
+)
+from switchboard_server.core.groups.entries import Holder, Identity, Outcome
+from switchboard_server.core.groups.group import Group, LeaseCodec, Surroundings
+from switchboard_server.core.groups.membership import Member
+from switchboard_server.core.groups.ports import GroupStore, StoredGroup
+from switchboard_server.core.groups.reports import GroupReport, GroupStats, report, stats
+from switchboard_server.core.principal import ANONYMOUS, Principal
+
+MAX_ACK_IDS = 10_000
+"""Most deliveries that one call settles."""
+MAX_REASON = 1024
+"""Longest reason of a Reject, in characters."""
+EXTENSION_BOUNDS_NS = (SECOND_NS, 12 * 3600 * SECOND_NS)
+"""How far a deadline can be moved from now, in nanoseconds."""
+KEEP_SECONDS = 5.0
+"""How often groups are looked after."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """How much the hub takes on, and what it lets go of.
+
+    Args:
+        max_groups: Most groups.
+        idle_ns: After how long without a member a group is deleted, in nanoseconds; 0: never.
+        dead_letter_ns: How long dead letters are kept, in nanoseconds; 0: for ever.
+    """
+
+    max_groups: int = 10_000
+    idle_ns: int = 0
+    dead_letter_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWish:
+    """What a member asks for.
+
+    Args:
+        group: Name of the group.
+        config: What the group is to be.
+        max_in_flight: How many deliveries the member holds at most.
+        instance: The registered service instance that it is; empty: none.
+        peer: Its network address.
+    """
+
+    group: str
+    config: GroupConfig
+    max_in_flight: int = DEFAULT_CREDIT
+    instance: str = ""
+    peer: str = ""
+
+
+class GroupHub:
+    """The hub's consumer groups. Called in one event loop, concurrently as it comes.
+
+    Args:
+        events: The hub's events.
+        store: Keeps groups.
+        codec: How deliveries look as bytes.
+        limits: How much the hub takes on.
+        clock: Unix time in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        events: EventHub,
+        store: GroupStore,
+        codec: LeaseCodec,
+        limits: GroupLimits,
+        clock: Callable[[], int],
+    ) -> None:
+        self._events = events
+        self._store = store
+        self._codec = codec
+        self._limits = limits
+        self._clock = clock
+        self._groups: dict[str, Group] = {}
+        self._by_filter: dict[Filter, dict[Group, None]] = {}
+        self._draining: Callable[[str], bool] = lambda _instance: False
+        self._changing = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing: UnavailableError | None = None
+        self._around: Surroundings | None = None
+
+    async def open(self) -> None:
+        """Takes up all groups where they stood; the hub's events are open.
+
+        Raises:
+            UnavailableError: They cannot be read.
+        """
+        self._around = Surroundings(
+            self._events.tail, self._events.log, self._store, self._codec, self._clock
+        )
+        for stored in await self._store.load_groups():
+            await self._add(stored, self._around)
+        self._keeper = asyncio.create_task(self._keep())
+
+    def begin_shutdown(self, error: UnavailableError) -> None:
+        """Ends all streams of members, and takes no new ones."""
+        self._closing = error
+        for group in self._groups.values():
+            group.end(error)
+
+    async def close(self) -> None:
+        """Saves what is to be saved; the hub's events are still open."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        for group in self._groups.values():
+            await group.close()
+
+    def follow_draining(self, draining: Callable[[str], bool]) -> None:
+        """Has members get nothing new while the instance that they are drains.
+
+        Args:
+            draining: Tells whether an instance does, by "service_name/instance_id"; `drain` tells
+                of changes.
+        """
+        self._draining = draining
+
+    def drain(self, instance: str) -> None:
+        """Takes notice that an instance begins or ceases to drain."""
+        for group in self._groups.values():
+            group.drain(instance, draining=self._draining(instance))
+
+    # --- members ---------------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        wish: GroupWish,
+        start: Start = Begin.LATEST,
+        principal: Principal = ANONYMOUS,
+        heartbeat: float = DEFAULT_HEARTBEAT,
+    ) -> Member:
+        """Joins a group, and makes it where it does not exist; the caller closes the member.
+
+        Args:
+            wish: What the member asks for.
+            start: Where a new group begins.
+            principal: Who subscribes.
+            heartbeat: Seconds of silence after which to say that the stream lives.
+
+        Raises:
+            InvalidArgumentError: A field is not allowed.
+            PermissionDeniedError: The filter asks for more than the caller may read.
+            FailedPreconditionError: The group exists and differs from what is asked for.
+            OutOfRangeError: The log has not reached the sequence to begin after.
+            ResourceExhaustedError: There are as many subscriptions, or groups, as there may be.
+            UnavailableError: The group could not be stored, or the hub shuts down.
+        """
+        validate_name(wish.group)
+        check_heartbeat(heartbeat)
+        validate_filter(wish.config.filter)
+        validate(wish.config, wish.max_in_flight)
+        validate_instance(wish.instance)
+        check_scope(principal, "events.subscribe", wish.config.filter)
+        self._admit()
+        group = self._groups.get(wish.group) or await self._create(wish, start)
+        check_same(wish.group, group.config, wish.config)
+        self._admit()
+        identity = Identity(
+            member_id=secrets.token_hex(8),
+            subject=principal.subject,
+            instance=wish.instance,
+            peer=wish.peer,
+            node=self._events.log.log_id,
+        )
+        holder = Holder(identity, wish.max_in_flight)
+        holder.draining = bool(wish.instance) and self._draining(wish.instance)
+        member = Member(
+            group, holder, heartbeat=heartbeat, join_ns=self._clock(), released=self._released
+        )
+        self._events.members += 1
+        group.join(member)
+        return member
+
+    async def acknowledge(
+        self, name: str, ack_ids: Sequence[str], principal: Principal = ANONYMOUS
+    ) -> list[Outcome]:
+        """Settles deliveries for good.
+
+        Args:
+            name: The group.
+            ack_ids: Names of the deliveries.
+            principal: Who settles.
+
+        Returns:
+            What became of each, when it is durable. Cancelling it takes nothing back.
+
+        Raises:
+            InvalidArgumentError: There are none, or too many.
+            NotFoundError: There is no such group.
+            PermissionDeniedError: The caller may not receive what the group receives.
+            UnavailableError: It could not be stored; the same call may be repeated.
+        """
+        return await self._settling(name, ack_ids, principal).acknowledge(ack_ids)
+
+    async def reject(
+        self,
+        name: str,
+        ack_ids: Sequence[str],
+        principal: Principal = ANONYMOUS,
+        *,
+        wait_ns: int | None = None,
+        dead_letter: bool = False,
+        reason: str = "",
+    ) -> list[Outcome]:
+        """Gives deliveries back.
+
+        Args:
+            name: The group.
+            ack_ids: Names of the deliveries.
+            principal: Who settles.
+            wait_ns: Nanoseconds before the next attempt; None: as the retry policy says.
+            dead_letter: Give them up at once.
+            reason: Why, kept with the dead letter.
+
+        Returns and raises as `acknowledge`.
+        """
+        group = self._settling(name, ack_ids, principal)
+        if len(reason) > MAX_REASON:
+            raise invalid_field(
+                "reason",
+                f"has {len(reason)} characters, at most {MAX_REASON} are allowed",
+                reason="TOO_LARGE",
+            )
+        if wait_ns is not None and wait_ns > MAX_BACKOFF_NS:
+            raise invalid_field("retry_after", "must be 0 to 24 hours")
+        return await group.reject(ack_ids, wait_ns, reason, dead_letter=dead_letter)
+
+    def extend(
+        self,
+        name: str,
+        ack_ids: Sequence[str],
+        principal: Principal = ANONYMOUS,
+        *,
+        extension_ns: int | None = None,
+    ) -> list[Outcome]:
+        """Moves the deadlines of deliveries.
+
+        Args:
+            name: The group.
+            ack_ids: Names of the deliveries.
+            principal: Who holds them.
+            extension_ns: From now to the new deadline, in nanoseconds; None: the group's.
+
+        Raises as `acknowledge`, but never UnavailableError: deadlines do not outlive the hub.
+        """
+        group = self._settling(name, ack_ids, principal)
+        low, high = EXTENSION_BOUNDS_NS
+        if extension_ns is not None and not low <= extension_ns <= high:
+            raise invalid_field("extension", "must be 1 second to 12 hours")
+        return group.extend(ack_ids, extension_ns)
+
+    # --- from outside ----------------------------------------------------------------------------
+
+    def find(self, name: str) -> Group:
+        """A group by its name.
+
+        Raises:
+            InvalidArgumentError: That is no name.
+            NotFoundError: There is none.
+        """
+        validate_name(name)
+        group = self._groups.get(name)
+        if group is None:
+            raise _unknown(name)
+        return group
+
+    def names(self) -> list[str]:
+        """The names of all groups, in order."""
+        return sorted(self._groups)
+
+    async def report(self, group: Group) -> GroupReport:
+        """How a group is.
+
+        Raises:
+            UnavailableError: The log cannot be read now.
+        """
+        return await report(group, self._events.log, self._clock())
+
+    async def seek(
+        self, name: str, target: Start, principal: Principal, *, require_no_members: bool = False
+    ) -> GroupReport:
+        """Sets a group to another position; answers when that is durable.
+
+        Args:
+            name: The group.
+            target: Where it is to go on.
+            principal: Who asks.
+            require_no_members: Refuse while it has members.
+
+        Raises:
+            NotFoundError: There is no such group.
+            PermissionDeniedError: The caller may not manage it.
+            FailedPreconditionError: It has members.
+            OutOfRangeError: The log has not reached the position.
+            UnavailableError: It could not be stored; the same call may be repeated.
+        """
+        self._managed(name, principal, unused=require_no_members)
+        position = await self._events.position(target)
+        window = self._events.log.window
+        group = self._managed(name, principal, unused=require_no_members)
+        async with group.redriving:
+            await group.seek(max(position, window.first - 1))
+        return await self.report(group)
+
+    async def delete(
+        self, name: str, principal: Principal, *, require_no_members: bool = False
+    ) -> GroupReport:
+        """Removes a group with its dead letters; answers with how it was, when that is durable.
+
+        Raises as `seek`.
+        """
+        async with self._changing:
+            group = self._managed(name, principal, unused=require_no_members)
+            told = await self.report(group)
+            self._managed(name, principal, unused=require_no_members)
+            await self._remove(group)
+            return replace(told, members=())
+
+    def managed(self, name: str, principal: Principal) -> Group:
+        """A group that the caller may manage.
+
+        Raises:
+            NotFoundError: There is no such group.
+            PermissionDeniedError: The caller may not manage it.
+        """
+        return self._managed(name, principal, unused=False)
+
+    def stats(self) -> list[GroupStats]:
+        """What the groups count, as it is now."""
+        now_ns = self._clock()
+        return [stats(group, now_ns) for group in self._groups.values()]
+
+    def deaf(self, wish: Filter) -> int:
+        """How many groups with a filter have no member that would get anything new."""
+        return sum(
+            all(holder.draining for holder in group.ledger.holders)
+            for group in self._by_filter.get(wish, ())
+        )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        if self._closing is not None:
+            raise self._closing
+        self._events.admit()
+
+    def _released(self) -> None:
+        self._events.members -= 1
+
+    async def _create(self, wish: GroupWish, start: Start) -> Group:
+        async with self._changing:
+            known = self._groups.get(wish.group)
+            if known is not None:
+                return known
+            limit = self._limits.max_groups
+            if len(self._groups) >= limit:
+                raise ResourceExhaustedError(
+                    "LIMIT_REACHED",
+                    f"there are {limit} groups; delete some, or raise SWITCHBOARD_MAX_GROUPS",
+                    metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_GROUPS"},
+                )
+            if self._around is None:
+                raise AssertionError("groups are not open")
+            snapshot = Snapshot.at(await self._events.position(start))
+            record = await self._store.create_group(
+                wish.group, wish.config, secrets.randbits(32), snapshot, self._clock()
+            )
+            return await self._add(StoredGroup(record, snapshot), self._around)
+
+    async def _add(self, stored: StoredGroup, around: Surroundings) -> Group:
+        group = Group(stored, around)
+        await group.open()
+        self._groups[stored.record.name] = group
+        self._by_filter.setdefault(group.filter, {})[group] = None
+        return group
+
+    async def _remove(self, group: Group) -> None:
+        await self._store.delete_group(group.record.number)
+        group.remove(_unknown(group.record.name))
+        del self._groups[group.record.name]
+        alike = self._by_filter[group.filter]
+        del alike[group]
+        if not alike:
+            del self._by_filter[group.filter]
+
+    def _settling(self, name: str, ack_ids: Sequence[str], principal: Principal) -> Group:
+        if not ack_ids:
+            raise invalid_field("ack_ids", "is empty; send at least one", reason="FIELD_MISSING")
+        if len(ack_ids) > MAX_ACK_IDS:
+            raise invalid_field(
+                "ack_ids",
+                f"has {len(ack_ids)} entries, at most {MAX_ACK_IDS} are allowed",
+                reason="TOO_LARGE",
+            )
+        group = self.find(name)
+        check_scope(principal, "events.subscribe", group.filter)
+        return group
+
+    def _managed(self, name: str, principal: Principal, *, unused: bool) -> Group:
+        group = self.find(name)
+        principal.require("groups.manage", name)
+        if unused and group.members:
+            raise FailedPreconditionError(
+                "GROUP_IN_USE",
+                f"the group {name!r} has members ({len(group.members)}); end their streams first, "
+                "or leave out require_no_members",
+            )
+        return group
+
+    async def _keep(self) -> None:
+        """Looks after the groups, until cancelled."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            try:
+                await self._look_after()
+            except UnavailableError as error:
+                _logger.warning("groups cannot be looked after now: %s", error)
+            except Exception:  # A defect with one group must not keep all from being looked after.
+                _logger.exception("groups cannot be looked after")
+
+    async def _look_after(self) -> None:
+        now_ns, limits = self._clock(), self._limits
+        for group in list(self._groups.values()):
+            group.keep()
+            idle = limits.idle_ns and group.idle_since_ns
+            if idle and now_ns - group.idle_since_ns >= limits.idle_ns:
+                async with self._changing:
+                    there = self._groups.get(group.record.name) is group
+                    if there and group.idle_since_ns and not group.members:
+                        _logger.info("group %r has been idle for long, and goes", group.record.name)
+                        await self._remove(group)
+        if limits.dead_letter_ns:
+            gone = await self._store.expire_dead_letters(now_ns - limits.dead_letter_ns)
+            for group in self._groups.values():
+                group.burial.dead_letters -= gone.get(group.record.number, 0)
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(
+        "GROUP_NOT_FOUND", f"there is no group {name!r}; a Subscribe that names it makes it"
+    )

@@ -1,0 +1,162 @@
+"""A hub with groups over a log in memory, in the loop's own time."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from switchboard_server.backends.embedded.groups import EmbeddedGroups
+from switchboard_server.backends.embedded.log import EmbeddedLog
+from switchboard_server.backends.embedded.memory import MemoryStore
+from switchboard_server.backends.embedded.store import Retention, StoreError
+from switchboard_server.core.calls import Caller
+from switchboard_server.core.events import Begin, EventHub, Limits, Start
+from switchboard_server.core.filters import Filter
+from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
+from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.hub import GroupHub, GroupLimits, GroupWish
+from switchboard_server.core.groups.letters import DeadLetters
+from switchboard_server.core.groups.membership import Member
+from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.subscription import Gap, Started
+from switchboard_server.core.tail import Chunk
+from tests.support.events import PlainCodec, a_route, read_back, some
+from tests.support.logs import HookedStore
+from tests.support.loop import manual_loop, turns
+
+AT_ONCE = RetryPolicy(max_attempts=3, min_backoff_ns=0, max_backoff_ns=0)
+"""Three attempts without a wait."""
+
+
+@dataclass(frozen=True)
+class Got:
+    """A delivery as its member sees it."""
+
+    body: str
+    sequence: int
+    ack_id: str
+    attempt: int
+
+
+class LeasingCodec(PlainCodec):
+    """Tells beside the bytes what each delivery is named."""
+
+    def __init__(self) -> None:
+        self.leased: dict[tuple[int, int], str] = {}
+
+    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
+        """See `LeaseCodec.lease`."""
+        (told,) = read_back(frame)
+        self.leased[told.sequence, attempt] = ack_id
+        return frame
+
+
+@dataclass
+class Worker:
+    """A member of a group and what it has seen.
+
+    Attributes:
+        attempts: How often each event has come, by sequence, to any member of the world.
+    """
+
+    member: Member
+    codec: LeasingCodec
+    gaps: list[Gap] = field(default_factory=list)
+
+    async def take(self, count: int) -> list[Got]:
+        """The next deliveries, which come in whole chunks and are these many."""
+        got: list[Got] = []
+        while len(got) < count:
+            item = await self.member.next()
+            if isinstance(item, Gap):
+                self.gaps.append(item)
+            elif isinstance(item, Chunk):
+                for told in read_back(item.frames):
+                    attempt = max(a for s, a in self.codec.leased if s == told.sequence)
+                    name = self.codec.leased[told.sequence, attempt]
+                    got.append(Got(told.body.decode(), told.sequence, name, attempt))
+        assert len(got) == count, got
+        return got
+
+
+@dataclass
+class World:
+    """A hub."""
+
+    events: EventHub
+    groups: GroupHub
+    letters: DeadLetters
+    calls: Caller
+    store: HookedStore
+    codec: LeasingCodec
+
+    async def publish(self, *texts: str, priority: int = 2, kind: str = "order.created") -> int:
+        """Publishes events; the first sequence."""
+        done = await self.events.publish(some(*texts, routes=a_route(kind, priority=priority)))
+        return done.first
+
+    async def join(
+        self,
+        name: str = "g",
+        *,
+        credit: int = 64,
+        mode: Mode = Mode.QUEUE,
+        retry: RetryPolicy = AT_ONCE,
+        wish: Filter | None = None,
+        start: Start = Begin.LATEST,
+        principal: Principal = ANONYMOUS,
+        instance: str = "",
+    ) -> Worker:
+        """Joins a group."""
+        config = GroupConfig(wish or Filter(), mode, retry=retry)
+        member = await self.groups.subscribe(
+            GroupWish(name, config, credit, instance), start, principal
+        )
+        assert isinstance(await member.next(), Started)
+        return Worker(member, self.codec)
+
+    async def acknowledge(self, got: Sequence[Got], name: str = "g") -> list[Outcome]:
+        """Settles deliveries."""
+        return await self.groups.acknowledge(name, [each.ack_id for each in got])
+
+    def fail(self, *names: str) -> None:
+        """Has some of the store's methods fail from now on."""
+
+        def raise_it() -> None:
+            raise StoreError("the disk is full")
+
+        for name in names:
+            self.store.before[name] = raise_it
+
+    def heal(self) -> None:
+        """Has nothing fail any more."""
+        self.store.before.clear()
+
+
+@asynccontextmanager
+async def a_world(
+    limits: GroupLimits | None = None,
+    *,
+    tail_bytes: int = 1 << 20,
+    retention: Retention | None = None,
+    max_subscriptions: int = 100,
+    hook: Callable[[HookedStore], None] | None = None,
+) -> AsyncIterator[World]:
+    """An open world."""
+    store = HookedStore(MemoryStore(retention or Retention()))
+    if hook is not None:
+        hook(store)
+    clock, codec = manual_loop().clock, LeasingCodec()
+    log = EmbeddedLog(store, codec, clock=clock)
+    sizes = Limits(tail_bytes=tail_bytes, max_subscriptions=max_subscriptions)
+    events = EventHub(log, sizes, clock)
+    await events.open()
+    kept = EmbeddedGroups(log)
+    groups = GroupHub(events, kept, codec, limits or GroupLimits(), clock)
+    await groups.open()
+    letters, calls = DeadLetters(groups, kept, clock), Caller(events, groups)
+    try:
+        yield World(events, groups, letters, calls, store, codec)
+        await turns()
+    finally:
+        await groups.close()
+        await events.close()
