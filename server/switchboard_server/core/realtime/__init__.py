@@ -1,0 +1,7 @@
+"""Messages for whoever is connected now: connections, users, rooms, and what waits for each.
+
+`hub` is what clients can do, with `looking` for its listings; `wishes` goes into it and `views`
+come out. A `connection` has an `outbox`, bounded, of `items`: `messages`, `notices` of who joined
+and left a room, and words about the connection. `rooms` knows who stands where, `history` is the
+port that keeps what rooms remember, and `checks` say what names, contents and targets are like.
+"""

@@ -1,0 +1,314 @@
+"""Who is connected and stands where, and what each of them is told. Asks nobody's permission."""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from itertools import count
+
+from switchboard_server.core.clock import Clock
+from switchboard_server.core.errors import (
+    AbortedError,
+    ResourceExhaustedError,
+    SwitchboardError,
+)
+from switchboard_server.core.principal import Principal
+from switchboard_server.core.realtime.connection import Connection
+from switchboard_server.core.realtime.history import HistoryRules, RoomHistories
+from switchboard_server.core.realtime.items import Joined, Left, Member, Started
+from switchboard_server.core.realtime.messages import Delivered, Message, Position
+from switchboard_server.core.realtime.notices import Gathering
+from switchboard_server.core.realtime.outbox import Outbox, OutboxLimits
+from switchboard_server.core.realtime.rooms import Directory, Room
+from switchboard_server.core.realtime.views import Broadcast, JoinResult
+from switchboard_server.core.realtime.wishes import BroadcastWish, ConnectWish, RoomJoin
+
+
+class Floor:
+    """The part of `RealtimeHub` that moves connections and messages.
+
+    What its methods do shows at the doors when `settle` is called, which must be done before the
+    event loop goes on.
+
+    Args:
+        histories: Keeps what rooms remember.
+        rules: Which rooms keep a history.
+        call_soon: Has a function called in the next turn of the event loop.
+        node: Name of this node.
+        limits: How much may wait for one connection.
+        clock: Unix time in nanoseconds.
+
+    Attributes:
+        node: As given.
+        directory: Who is connected and stands where.
+        numbers: Numbers all that connections are told.
+        stopping: Nobody is told any more who leaves.
+        delivered: Messages that outboxes took.
+        replayed: Messages that were replayed.
+        ended: Connections that ended, by reason.
+    """
+
+    def __init__(
+        self,
+        histories: RoomHistories,
+        rules: HistoryRules,
+        call_soon: Callable[[Callable[[], None]], object],
+        *,
+        node: str,
+        limits: OutboxLimits,
+        clock: Clock,
+    ) -> None:
+        self.histories = histories
+        self.rules = rules
+        self._call_soon = call_soon
+        self.node = node
+        self._limits = limits
+        self._clock = clock
+        self.directory = Directory()
+        self.numbers = count(1)
+        self.stopping = False
+        self.delivered = 0
+        self.replayed = 0
+        self.ended: Counter[str] = Counter()
+        self._dropped = 0
+        self._ready: list[Connection] = []
+        self._flushing = False
+        self._full: list[Connection] = []
+
+    @property
+    def dropped(self) -> int:
+        """Messages that connections missed because they read too slowly."""
+        open_ones = self.directory.connections.values()
+        return self._dropped + sum(each.outbox.dropped for each in open_ones)
+
+    def open(
+        self,
+        wish: ConnectWish,
+        user: str,
+        principal: Principal,
+        on_ready: Callable[[], None],
+    ) -> Connection:
+        """Opens a connection whose name is free, and tells it so."""
+        connection = Connection(
+            wish.client_id or f"client-{secrets.token_hex(8)}",
+            user,
+            wish.transport,
+            wish.peer,
+            connect_time_ns=self._clock(),
+            principal=principal,
+            outbox=Outbox(self._limits, lambda: self._ready.append(connection)),
+            on_ready=on_ready,
+        )
+        self.directory.add(connection)
+        self.tell(connection, Started(connection.client_id, user, self.node))
+        return connection
+
+    def end(self, connection: Connection, error: SwitchboardError) -> None:
+        """Ends a connection from this side; its door hears of it."""
+        self._remove(connection, error.reason)
+        connection.ended = error
+        self._ready.append(connection)
+
+    def close(self, connection: Connection, reason: str) -> None:
+        """Takes a connection out whose client is gone; may be called twice."""
+        if connection.ended is None:
+            self._remove(connection, reason)
+            connection.ended = AbortedError(reason, "the client is gone")
+        connection.outbox.clear()
+        connection.on_ready = _nobody
+
+    def _remove(self, connection: Connection, reason: str) -> None:
+        for room in list(connection.rooms.values()):
+            self.leave(connection, room)
+        self.directory.remove(connection)
+        self._dropped += connection.outbox.dropped
+        self.ended[reason] += 1
+        connection.outbox.detach()
+
+    def join(self, connection: Connection, join: RoomJoin) -> JoinResult:
+        """Has a connection stand in a room, and tells it so unless it did already."""
+        room = connection.rooms.get(join.room)
+        already = room is not None
+        if room is None:
+            room = self._entered(join.room)
+        now = self._clock()
+        position = Position(room.name)
+        if room.policy is not None:
+            position = self.histories.hold(room.name, room.policy, now)
+        if already:
+            joined = Joined(position, False, 0, len(room.members), len(room.users))
+        else:
+            joined = self._stand(connection, room, position, join.recover_after, now)
+        if join.presence_notices:
+            room.watch(connection)
+        else:
+            room.unwatch(connection)
+        return JoinResult(joined, already)
+
+    def _stand(
+        self,
+        connection: Connection,
+        room: Room,
+        position: Position,
+        recover_after: Position | None,
+        now_ns: int,
+    ) -> Joined:
+        missed = None
+        if recover_after is not None and room.policy is not None:
+            missed = self.histories.after(room.name, recover_after)
+        member = room.add(connection, now_ns)
+        self._changed(room, connection.client_id, None, member)
+        replayed = missed or ()
+        joined = Joined(
+            position, missed is not None, len(replayed), len(room.members), len(room.users)
+        )
+        if self.tell(connection, joined):
+            connection.outbox.replay(replayed)
+            self.replayed += len(replayed)
+        return joined
+
+    def _entered(self, name: str) -> Room:
+        """The room of a name, made where nobody stands in it."""
+        room = self.directory.rooms.get(name)
+        if room is None:
+            room = Room(name, self.rules.of(name), self._clock())
+            self.directory.add_room(room)
+        return room
+
+    def leave(self, connection: Connection, room: Room) -> None:
+        """Takes a connection out of a room in which it stands."""
+        member = room.remove(connection)
+        if room.members:
+            self._changed(room, connection.client_id, member, None)
+            return
+        self.directory.remove_room(room)
+        if room.policy is not None:
+            self.histories.release(room.name)
+
+    def _changed(
+        self, room: Room, client_id: str, before: Member | None, now: Member | None
+    ) -> None:
+        """Has the watchers of a room hear of somebody who joined or left."""
+        if not room.watchers or self.stopping:
+            return
+        gathering = room.gathering
+        if gathering is None or gathering.told:
+            gathering = room.gathering = Gathering(room)
+            number = next(self.numbers)
+            for watcher in room.watchers:
+                if not watcher.outbox.notify(number, gathering):
+                    self._full.append(watcher)
+        gathering.add(client_id, before, now)
+
+    def send(self, message: Message, wish: BroadcastWish) -> Broadcast:
+        """Puts a message into histories and outboxes."""
+        kept: dict[str, Delivered] = {}
+        for name in dict.fromkeys(wish.rooms):
+            policy = self.rules.of(name)
+            if policy is not None:
+                kept[name] = self.histories.append(name, policy, message)
+        excluded = set(self.directory.named(wish.exclude_clients))
+        handed = 0
+        for delivered, receivers in self._audiences(message, wish, kept):
+            handed += self._hand(delivered, receivers, excluded)
+        self.delivered += handed
+        positions = [delivered.rooms[0] for delivered in kept.values()]
+        return Broadcast(message.message_id, handed, positions)
+
+    def _audiences(
+        self, message: Message, wish: BroadcastWish, kept: dict[str, Delivered]
+    ) -> Iterable[tuple[Delivered, Collection[Connection]]]:
+        """Who gets a message, grouped by how they see it; nobody is in two groups."""
+        directory = self.directory
+        rooms = [room for name in dict.fromkeys(wish.rooms) if (room := directory.rooms.get(name))]
+        seen = [
+            kept[room.name] if room.name in kept else Delivered(message, (Position(room.name),))
+            for room in rooms
+        ]
+        others: dict[Connection, None] = {}
+        if wish.to_all:
+            others = dict.fromkeys(directory.connections.values())
+        elif wish.users or wish.clients:
+            for user in wish.users:
+                others.update(dict.fromkeys(directory.of_user(user)))
+            others.update(dict.fromkeys(directory.named(wish.clients)))
+        if len(rooms) == 1 and not others:
+            return [(seen[0], rooms[0].members)]
+        if not rooms:
+            return [(Delivered(message, ()), others)]
+        return _grouped(message, rooms, seen, others)
+
+    def _hand(
+        self,
+        delivered: Delivered,
+        receivers: Collection[Connection],
+        excluded: Collection[Connection],
+    ) -> int:
+        if excluded:
+            receivers = [each for each in receivers if each not in excluded]
+        missed = [each for each in receivers if not each.outbox.offer(delivered)]
+        if delivered.recoverable:
+            self._full += missed
+        return len(receivers) - len(missed)
+
+    def tell(self, connection: Connection, word: Started | Joined | Left) -> bool:
+        """Tells a connection something about itself; whether its outbox took it."""
+        if connection.outbox.tell(next(self.numbers), word):
+            return True
+        self._full.append(connection)
+        return False
+
+    def settle(self) -> None:
+        """Ends those whose outbox is full for good, and has the doors of others woken."""
+        while self._full:
+            connection = self._full.pop()
+            if connection.ended is None:
+                self.end(connection, _too_slow())
+                connection.outbox.clear()
+        if self._ready and not self._flushing:
+            self._flushing = True
+            self._call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Tells the doors, once a turn of the loop."""
+        self._flushing = False
+        ready, self._ready = list(dict.fromkeys(self._ready)), []
+        told = 0
+        try:
+            for connection in ready:
+                told += 1
+                connection.on_ready()
+        finally:
+            # One door's defect is for the loop to report; the others hear all the same.
+            if told < len(ready):
+                self._ready[:0] = ready[told:]
+                self.settle()
+
+
+def _grouped(
+    message: Message, rooms: list[Room], seen: list[Delivered], others: dict[Connection, None]
+) -> Iterable[tuple[Delivered, Collection[Connection]]]:
+    """Groups receivers by those of the rooms that they stand in."""
+    standing: dict[Connection, tuple[int, ...]] = dict.fromkeys(others, ())
+    for index, room in enumerate(rooms):
+        for connection in room.members:
+            standing[connection] = (*standing.get(connection, ()), index)
+    groups: dict[tuple[int, ...], list[Connection]] = {}
+    for connection, indexes in standing.items():
+        groups.setdefault(indexes, []).append(connection)
+    for indexes, receivers in groups.items():
+        if len(indexes) == 1:
+            yield seen[indexes[0]], receivers
+        else:
+            places = tuple(seen[index].rooms[0] for index in indexes)
+            yield Delivered(message, places), receivers
+
+
+def _too_slow() -> ResourceExhaustedError:
+    return ResourceExhaustedError(
+        "SLOW_CONSUMER",
+        "the connection did not read as fast as messages came; connect again and recover the rooms",
+    )
+
+
+def _nobody() -> None:
+    """The door of a connection that is closed."""

@@ -1,0 +1,132 @@
+"""Who is connected, and who stands where."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from switchboard_server.core.realtime.connection import Connection
+from switchboard_server.core.realtime.history import HistoryPolicy
+from switchboard_server.core.realtime.items import Member
+from switchboard_server.core.realtime.names import SortedNames
+from switchboard_server.core.realtime.notices import Gathering
+
+
+class Room:
+    """A room in which somebody stands.
+
+    Args:
+        name: Its name.
+        policy: What history it keeps; None: none.
+        create_time_ns: When it was made, Unix time in nanoseconds.
+
+    Attributes:
+        members: Who stands in it.
+        users: How many connections each user has in it.
+        watchers: The members who want to hear of others.
+        gathering: What has changed since the watchers were told; None: nothing.
+    """
+
+    __slots__ = ("create_time_ns", "gathering", "members", "name", "policy", "users", "watchers")
+
+    def __init__(self, name: str, policy: HistoryPolicy | None, create_time_ns: int) -> None:
+        self.name = name
+        self.policy = policy
+        self.create_time_ns = create_time_ns
+        self.members: dict[Connection, Member] = {}
+        self.users: dict[str, int] = {}
+        self.watchers: dict[Connection, None] = {}
+        self.gathering: Gathering | None = None
+
+    def add(self, connection: Connection, join_time_ns: int) -> Member:
+        """Has a connection stand in the room."""
+        member = Member(connection.client_id, connection.user, join_time_ns)
+        self.members[connection] = member
+        connection.rooms[self.name] = self
+        if connection.user:
+            self.users[connection.user] = self.users.get(connection.user, 0) + 1
+        return member
+
+    def remove(self, connection: Connection) -> Member:
+        """Has a connection stand in the room no longer."""
+        self.unwatch(connection)
+        del connection.rooms[self.name]
+        if user := connection.user:
+            self.users[user] -= 1
+            if not self.users[user]:
+                del self.users[user]
+        return self.members.pop(connection)
+
+    def watch(self, connection: Connection) -> None:
+        """Has a member told of others that join and leave from now on."""
+        if connection not in self.watchers:
+            self.watchers[connection] = None
+            # What is gathered so far, itself included, is not for it.
+            self.gathering = None
+
+    def unwatch(self, connection: Connection) -> None:
+        """Takes back `watch`."""
+        if connection in self.watchers:
+            del self.watchers[connection]
+            connection.outbox.forget_notice(self.name)
+
+
+class Directory:
+    """All connections of this process by name, by user and by room.
+
+    Attributes:
+        connections: By `client_id`.
+        users: The connections of each user, earliest first.
+        rooms: By name.
+        client_ids: The names of the connections in order.
+        user_names: The users' names in order.
+        room_names: The rooms' names in order.
+    """
+
+    def __init__(self) -> None:
+        self.connections: dict[str, Connection] = {}
+        self.users: dict[str, dict[Connection, None]] = {}
+        self.rooms: dict[str, Room] = {}
+        self.client_ids = SortedNames()
+        self.user_names = SortedNames()
+        self.room_names = SortedNames()
+
+    def add(self, connection: Connection) -> None:
+        """Adds a connection whose name is free."""
+        self.connections[connection.client_id] = connection
+        self.client_ids.add(connection.client_id)
+        if user := connection.user:
+            if user not in self.users:
+                self.users[user] = {}
+                self.user_names.add(user)
+            self.users[user][connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Removes a connection that stands in no room any more."""
+        del self.connections[connection.client_id]
+        self.client_ids.remove(connection.client_id)
+        if user := connection.user:
+            del self.users[user][connection]
+            if not self.users[user]:
+                del self.users[user]
+                self.user_names.remove(user)
+
+    def add_room(self, room: Room) -> None:
+        """Adds a room whose name is free."""
+        self.rooms[room.name] = room
+        self.room_names.add(room.name)
+
+    def remove_room(self, room: Room) -> None:
+        """Removes a room in which nobody stands."""
+        del self.rooms[room.name]
+        self.room_names.remove(room.name)
+
+    def of_user(self, user: str) -> Collection[Connection]:
+        """The connections of a user."""
+        return self.users.get(user, {})
+
+    def named(self, client_ids: Collection[str]) -> Iterator[Connection]:
+        """Those connections of the names given that are there."""
+        for client_id in client_ids:
+            connection = self.connections.get(client_id)
+            if connection is not None:
+                yield connection
