@@ -1,0 +1,1 @@
+"""Trying instances: HTTP, the gRPC health protocol, and TCP."""

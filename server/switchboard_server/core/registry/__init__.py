@@ -1,0 +1,1 @@
+"""The directory of services: who is registered, who serves, and who is told of it."""

@@ -1,0 +1,518 @@
+"""What clients can do with the registry, whatever door they come through."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
+from switchboard_server.core.errors import (
+    AbortedError,
+    ResourceExhaustedError,
+    UnavailableError,
+    invalid_field,
+)
+from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.registry.announcing import Announcer, Publish
+from switchboard_server.core.registry.checking import Checker
+from switchboard_server.core.registry.directory import Directory, no_instance
+from switchboard_server.core.registry.discovery import Discovered, Discovery, Selection
+from switchboard_server.core.registry.entries import Declared, Entry, Verdict
+from switchboard_server.core.registry.leases import Lease
+from switchboard_server.core.registry.limits import RegistryLimits
+from switchboard_server.core.registry.model import (
+    Change,
+    Instance,
+    Key,
+    Moment,
+    Registration,
+    RemovalCause,
+    Status,
+)
+from switchboard_server.core.registry.overview import ServicesPage, ServicesQuery, list_services
+from switchboard_server.core.registry.ports import Prober, RegistryStore, StoredInstance
+from switchboard_server.core.registry.saving import Saver
+from switchboard_server.core.registry.stats import PROPAGATION_BOUNDS, RegistryStats
+from switchboard_server.core.registry.sweeping import Sweeper
+from switchboard_server.core.registry.targets import target_of
+from switchboard_server.core.registry.validation import (
+    MAX_REASON,
+    check_service_name,
+    normalise,
+    too_large,
+)
+from switchboard_server.core.registry.watching import (
+    HISTORY,
+    History,
+    Watcher,
+    Watchers,
+    check_patterns,
+)
+from switchboard_server.core.stats import Histogram
+
+RESTART_REVISIONS = 1_000_000
+"""How far the revision jumps after a hub died: what it told last may not have been saved."""
+SETTLE_SECONDS = 1.0
+"""How long a shutdown waits for changes to be published."""
+HEARTBEAT_BOUNDS = (1.0, 3600.0)
+"""What a watcher may ask for, in seconds."""
+DEFAULT_HEARTBEAT = 15.0
+"""Seconds of silence after which a watcher is told that the stream lives."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Registry:
+    """The directory of services. Its methods are called in one event loop, as it comes.
+
+    Args:
+        store: Keeps the instances.
+        prober: Tries them.
+        limits: How it works.
+        clock: Unix time in nanoseconds; what decides goes by the loop's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        prober: Prober,
+        limits: RegistryLimits | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._prober = prober
+        self._limits = limits or RegistryLimits()
+        self._clock = clock
+        self._directory = Directory(
+            self._changed,
+            reap_after=self._limits.reap_after,
+            interval=self._limits.check_interval,
+            max_instances=self._limits.max_instances,
+        )
+        self._sweeper = Sweeper(self._directory, self.now)
+        self._discovery = Discovery(self._directory)
+        self._watchers = Watchers(self._directory, History(HISTORY, 0), self._loop.time)
+        self._checker = Checker(prober, self._found, self._limits.max_checks)
+        self._leases: dict[Lease, None] = {}
+        self._announcer: Announcer | None = None
+        self._listeners: dict[Callable[[Change], None], None] = {}
+        self._drain_listeners: dict[Callable[[str, bool], None], None] = {}
+        self._closing: UnavailableError | None = None
+        self._changes = 0
+        self._removed: Counter[RemovalCause] = Counter()
+        self._propagation = Histogram(PROPAGATION_BOUNDS)
+        self.problem: str | None = None
+        self.availability = asyncio.Event()
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change."""
+        return self._directory.revision
+
+    async def open(self, publish: Publish | None = None) -> None:
+        """Opens the store and takes up what it holds.
+
+        Args:
+            publish: Publishes changes as events; None: nobody does.
+
+        Raises:
+            UnavailableError: The store cannot be opened.
+        """
+        found = await self._store.open()
+        revision = found.revision + (0 if found.complete else RESTART_REVISIONS)
+        self._directory.revision = revision
+        history = self._watchers.history = History(HISTORY, revision)
+        self._directory.restore(
+            ((each.instance, each.declared, each.leased) for each in found.instances), self.now()
+        )
+        self._saver = Saver(self._store, self._row, lambda: self.revision, self._reported)
+        if publish is not None:
+            self._announcer = Announcer(history, publish)
+        for entry in self._directory:
+            self._checker.begin(entry, scattered=True)
+        self._sweeper.arm()
+
+    def now(self) -> Moment:
+        """The time."""
+        return Moment(self._loop.time(), self._clock())
+
+    async def register(
+        self, registration: Registration, principal: Principal = ANONYMOUS
+    ) -> tuple[Entry, bool]:
+        """Registers an instance, or renews its registration and lease.
+
+        Args:
+            registration: The instance.
+            principal: Who registers it.
+
+        Returns:
+            The instance, and whether it was not there before; when it is durable.
+
+        Raises:
+            InvalidArgumentError: A field is not allowed, named as within the instance.
+            PermissionDeniedError: The caller may not register the service, or the hub may not call
+                the address of the health check.
+            AlreadyExistsError: An instance with the id stands at another address.
+            ResourceExhaustedError: There are as many instances as there may be.
+            UnavailableError: The store takes nothing now, or the hub shuts down.
+
+        Cancelling it does not take the registration back.
+        """
+        spec = normalise(registration, round(self._limits.check_interval * SECOND_NS))
+        principal.require("services.register", spec.service)
+        self._admit()
+        self._directory.check_conflict(spec, self.now())
+        target = target_of(spec)
+        if target is not None:
+            await self._prober.admit(target)
+            self._admit()
+        known = self._directory.find(spec.key)
+        generation, holder = (0, None) if known is None else (known.generation, known.holder)
+        entry, created = self._directory.put(spec, principal.subject, self.now())
+        if isinstance(holder, Lease) and entry.holder is not holder:
+            holder.end(_taken_over(spec.key))
+        if entry.generation != generation:
+            self._checker.begin(entry)
+        self._sweeper.arm()
+        await self._saver.durable(spec.key)
+        return entry, created
+
+    def keep_alive(self, key: Key, load: float | None, principal: Principal = ANONYMOUS) -> Lease:
+        """Holds the lease of an instance; the caller lets it go.
+
+        Args:
+            key: The instance.
+            load: What it reports; None: nothing.
+            principal: Who holds it.
+
+        Raises:
+            InvalidArgumentError: The service has no possible name.
+            PermissionDeniedError: The caller may not.
+            NotFoundError: There is no such instance.
+            UnavailableError: The hub shuts down.
+        """
+        check_service_name("service_name", key.service)
+        principal.require("services.register", key.service)
+        self._admit()
+        entry = self._directory.get(key)
+        if isinstance(entry.holder, Lease):
+            entry.holder.end(_taken_over(key))
+        lease = Lease(entry, self._renew)
+        leased = entry.leased
+        self._directory.hold(entry, lease, self.now())
+        self._renew(lease, load)
+        if not leased:
+            self._saver.touch(key)
+        self._leases[lease] = None
+        self._sweeper.arm()
+        return lease
+
+    def let_go(self, lease: Lease, *, broken: bool) -> None:
+        """Ends the hold on a lease.
+
+        Args:
+            lease: What `keep_alive` returned.
+            broken: Whether the stream broke, so that the instance is removed; else its lease runs
+                on.
+        """
+        del self._leases[lease]
+        if lease.entry.holder is lease:
+            if broken and self._closing is None:
+                self._directory.lose(lease.entry, self.now())
+            else:
+                self._directory.release(lease.entry)
+            self._sweeper.arm()
+
+    async def deregister(self, key: Key, principal: Principal = ANONYMOUS) -> int:
+        """Removes an instance.
+
+        Returns:
+            The revision without it, when that is durable.
+
+        Raises:
+            InvalidArgumentError: The service has no possible name.
+            PermissionDeniedError: The caller may not.
+            NotFoundError: There is none.
+            UnavailableError: The store takes nothing now, or the hub shuts down.
+        """
+        check_service_name("service_name", key.service)
+        principal.require("services.unregister", key.service)
+        self._admit()
+        entry = self._directory.get(key)
+        change = self._directory.remove(entry, RemovalCause.DEREGISTERED, self.now())
+        await self._saver.durable(key)
+        return change.revision
+
+    async def set_status(
+        self, key: Key, status: Status | None, reason: str, principal: Principal = ANONYMOUS
+    ) -> Entry:
+        """Sets whether an instance wants calls.
+
+        Args:
+            key: The instance.
+            status: DRAINING or NOT_SERVING; None: its health check decides again.
+            reason: Why, for people.
+            principal: Who says so.
+
+        Returns:
+            The instance, when this is durable.
+
+        Raises:
+            InvalidArgumentError: The reason is too long, or the service has no possible name.
+            PermissionDeniedError: The caller may not.
+            NotFoundError: There is none.
+            UnavailableError: The store takes nothing now, or the hub shuts down.
+        """
+        check_service_name("service_name", key.service)
+        principal.require("services.register", key.service)
+        if len(reason) > MAX_REASON:
+            raise too_large("reason", len(reason), MAX_REASON, "characters")
+        self._admit()
+        entry = self._directory.get(key)
+        declared = None if status is None else Declared(status, reason)
+        self._directory.declare(entry, declared, self.now())
+        self._sweeper.arm()
+        await self._saver.durable(key)
+        return entry
+
+    def discover(self, wish: Selection, principal: Principal = ANONYMOUS) -> Discovered:
+        """Picks instances to call.
+
+        Args:
+            wish: Which.
+            principal: Who asks.
+
+        Raises:
+            InvalidArgumentError: The wish is not allowed.
+            PermissionDeniedError: The caller may not see the service.
+            NotFoundError: The service has no instance.
+            UnavailableError: None of them serves and matches.
+        """
+        principal.require("services.view", wish.service)
+        return self._discovery.discover(wish)
+
+    def list_services(
+        self,
+        query: ServicesQuery,
+        measure: Callable[[Entry], int],
+        principal: Principal = ANONYMOUS,
+    ) -> ServicesPage:
+        """Reads a page of the services; see `overview.list_services`.
+
+        Args:
+            query: Which.
+            measure: How many bytes an instance takes in the answer.
+            principal: Who asks.
+
+        Raises:
+            InvalidArgumentError: The page size or the token is not allowed.
+            PermissionDeniedError: The caller may see none.
+        """
+        principal.require("services.view")
+        return list_services(self._directory, query, principal.scopes["services.view"], measure)
+
+    def watch(
+        self,
+        patterns: Sequence[str],
+        *,
+        after: int = 0,
+        all_statuses: bool = False,
+        heartbeat: float = DEFAULT_HEARTBEAT,
+        principal: Principal = ANONYMOUS,
+    ) -> Watcher:
+        """Follows the instances of services; the caller closes it.
+
+        Args:
+            patterns: The services: exact, or a prefix that ends in "*"; none: all.
+            after: Revision to go on after; 0: begin with a snapshot.
+            all_statuses: Whether to show instances of every status.
+            heartbeat: Seconds of silence after which to say that the stream lives.
+            principal: Who watches.
+
+        Raises:
+            InvalidArgumentError: A pattern or the heartbeat is not allowed.
+            PermissionDeniedError: The caller may not see a service.
+            ResourceExhaustedError: There are as many watchers as there may be.
+            UnavailableError: The hub shuts down.
+        """
+        low, high = HEARTBEAT_BOUNDS
+        if not low <= heartbeat <= high:
+            raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
+        check_patterns(patterns)
+        if patterns or principal.scoped("services.view"):
+            for pattern in patterns or ("*",):
+                principal.require("services.view", pattern)
+        self._admit()
+        limit = self._limits.max_watchers
+        if len(self._watchers) >= limit:
+            raise ResourceExhaustedError(
+                "LIMIT_REACHED",
+                f"there are {limit} watchers already; raise SWITCHBOARD_MAX_WATCHERS",
+                metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_WATCHERS"},
+            )
+        return Watcher(
+            self._watchers,
+            tuple(dict.fromkeys(patterns)) or ("*",),
+            after=after,
+            all_statuses=all_statuses,
+            heartbeat=heartbeat,
+        )
+
+    def told(self, changes: Sequence[Change]) -> None:
+        """Takes notice that a watcher was handed changes, to measure how long that took."""
+        if changes:
+            self._propagation.observe(self._loop.time() - changes[0].at)
+
+    def draining(self, name: str) -> bool:
+        """Whether an instance finishes what it has and wants nothing new.
+
+        Args:
+            name: The instance as "service_name/instance_id"; one that is not there does not drain.
+        """
+        service, _, instance = name.partition("/")
+        entry = self._directory.find(Key(service, instance))
+        return entry is not None and entry.instance.status is Status.DRAINING
+
+    def on_draining(self, listener: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Has a listener told when an instance begins to drain, or does not any more.
+
+        Args:
+            listener: Is called with "service_name/instance_id" and whether it drains; must neither
+                block nor raise.
+
+        Returns:
+            Takes the listener away again.
+        """
+        self._drain_listeners[listener] = None
+        return lambda: self._drain_listeners.pop(listener, None)
+
+    def on_change(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Has a listener told of every change as it happens.
+
+        Args:
+            listener: Must neither block nor raise.
+
+        Returns:
+            Takes the listener away again.
+        """
+        self._listeners[listener] = None
+        return lambda: self._listeners.pop(listener, None)
+
+    def service(self, name: str) -> tuple[int, list[Instance]]:
+        """The instances of a service, of every status.
+
+        Returns:
+            The revision at which one of them last changed, and all of them; 0 and none where the
+            service is not there.
+        """
+        service = self._directory.services.get(name)
+        if service is None:
+            return 0, []
+        return service.version, [entry.instance for entry in service.entries.values()]
+
+    def service_names(self) -> Collection[str]:
+        """The services that have an instance."""
+        return self._directory.services.keys()
+
+    async def begin_shutdown(self) -> None:
+        """Takes nothing more, ends every stream, and evicts nobody any more."""
+        self._closing = UnavailableError(
+            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
+        )
+        self._sweeper.close()
+        for stream in (*self._leases, *self._watchers):
+            stream.end(self._closing)
+        if self._announcer is not None:
+            await self._announcer.settle(SETTLE_SECONDS)
+
+    async def close(self) -> None:
+        """Saves what is left, and lets go of everything."""
+        self._sweeper.close()
+        await self._checker.close()
+        await self._prober.close()
+        if self._announcer is not None:
+            await self._announcer.close()
+        await self._store.close(complete=await self._saver.close())
+
+    def stats(self) -> RegistryStats:
+        """What the registry counts, as it is now."""
+        directory, checker = self._directory, self._checker
+        return RegistryStats(
+            instances=Counter(entry.instance.status for entry in directory),
+            services=len(directory.services),
+            unconfirmed=sum(entry.unconfirmed for entry in directory),
+            revision=directory.revision,
+            changes=self._changes,
+            removed=dict(self._removed),
+            preserving=directory.preserving,
+            withheld=directory.withheld,
+            leases=len(self._leases),
+            watchers=len(self._watchers),
+            compactions=self._watchers.compactions,
+            checks=self._checker.durations,
+            checks_running=checker.running,
+            checks_waiting=checker.waiting,
+            propagation=self._propagation,
+            unannounced=0 if self._announcer is None else self._announcer.lost,
+        )
+
+    def preservation(self) -> tuple[int, int, int]:
+        """Since when eviction is withheld, for how many, and how many are registered.
+
+        Returns:
+            Unix nanoseconds (0: it is not withheld), and two counts.
+        """
+        directory = self._directory
+        since = directory.preservation.since_ns if directory.preserving else 0
+        return since, directory.withheld if since else 0, directory.size
+
+    def _admit(self) -> None:
+        if self._closing is not None:
+            raise UnavailableError(self._closing.reason, self._closing.message)
+
+    def _renew(self, lease: Lease, load: float | None) -> None:
+        if lease.entry.holder is lease:
+            self._directory.renew(lease.entry, self.now(), load)
+
+    def _found(self, entry: Entry, verdict: Verdict) -> None:
+        if self._closing is None:
+            self._directory.judge(entry, verdict, self.now())
+            self._sweeper.arm()
+
+    def _row(self, key: Key) -> StoredInstance | None:
+        entry = self._directory.find(key)
+        return (
+            None if entry is None else StoredInstance(entry.instance, entry.declared, entry.leased)
+        )
+
+    def _reported(self, problem: str | None) -> None:
+        self.problem = problem
+        if problem is not None:
+            _logger.error("%s", problem)
+        self.availability.set()
+
+    def _changed(self, change: Change, entry: Entry) -> None:
+        self._changes += 1
+        if change.cause is not None:
+            self._removed[change.cause] += 1
+        self._watchers.changed(change)
+        self._saver.touch(change.key)
+        if isinstance(entry.holder, Lease):
+            if change.cause is None:
+                entry.holder.changed()
+            else:
+                entry.holder.end(no_instance(change.key))
+        if self._announcer is not None:
+            self._announcer.wake()
+        for follower in list(self._listeners):
+            follower(change)
+        drained = change.previous is Status.DRAINING
+        drains = change.cause is None and change.instance.status is Status.DRAINING
+        if drained is not drains:
+            for listener in list(self._drain_listeners):
+                listener(str(change.key), drains)
+
+
+def _taken_over(key: Key) -> AbortedError:
+    return AbortedError("LEASE_TAKEN_OVER", f"another stream keeps {key} now")
