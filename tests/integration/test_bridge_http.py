@@ -17,6 +17,7 @@ import pytest
 from switchboard_server.bridge.http import BridgeServer, HealthReport
 from switchboard_server.security.tls import load_tls
 from switchboard_server.telemetry.listeners import BindError
+from tests.integration.bridge import make_door
 from tests.unit.test_security import write_certificate
 
 WELL = HealthReport(
@@ -45,14 +46,27 @@ class Hub:
         return self.metrics, "text/plain; version=0.0.4"
 
 
+def server_of(
+    hub: Hub, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> BridgeServer:
+    return BridgeServer(
+        host,
+        port,
+        health=hub.health,
+        metrics=hub.render,
+        websockets=make_door(),
+        tls=tls,
+    )
+
+
 @pytest.fixture
-def hub() -> Hub:
+async def hub() -> Hub:
     return Hub()
 
 
 @pytest.fixture
 async def bridge(hub: Hub) -> AsyncIterator[BridgeServer]:
-    server = BridgeServer("127.0.0.1", 0, health=hub.health, metrics=hub.render)
+    server = server_of(hub)
     await server.start()
     yield server
     await server.stop()
@@ -128,13 +142,6 @@ async def test_metrics_are_what_the_renderer_makes_however_long(
     assert answer.body == hub.metrics
 
 
-async def test_the_front_page_says_where_to_go(bridge: BridgeServer) -> None:
-    answer = await ask(bridge, "/")
-    assert answer.status == 200
-    for path in (b"/health", b"/livez", b"/readyz", b"/metrics"):
-        assert path in answer.body
-
-
 async def test_a_query_does_not_change_the_page(bridge: BridgeServer) -> None:
     assert (await ask(bridge, "/livez?verbose=1")).status == 200
     raw = await send(bridge, b"GET http://hub.example/livez HTTP/1.1\r\nHost: hub.example\r\n\r\n")
@@ -149,22 +156,29 @@ async def test_head_answers_as_get_without_the_body(bridge: BridgeServer, path: 
     assert head.headers["Content-Length"] == get.headers["Content-Length"]
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/health/", "/ws/client1", "//", "/%68ealth"])
+@pytest.mark.parametrize("path", ["/nowhere", "/health/", "/wsx", "//", "/%68ealth"])
 async def test_an_unknown_path_is_not_found(bridge: BridgeServer, path: str) -> None:
     assert (await ask(bridge, path)).status == 404
 
 
-@pytest.mark.parametrize(("path", "status"), [("/ws/client1", 404), ("/health", 200)])
-async def test_a_websocket_handshake_gets_the_page_like_any_request(
-    bridge: BridgeServer, path: str, status: int
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+async def test_a_websocket_handshake_gets_a_page_like_any_request_where_no_websockets_are(
+    bridge: BridgeServer,
 ) -> None:
-    headers = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }
-    assert (await ask(bridge, path, headers=headers)).status == status
+    assert (await ask(bridge, "/health", headers=UPGRADE)).status == 200
+
+
+async def test_a_websockets_path_asks_for_a_websocket(bridge: BridgeServer) -> None:
+    assert (await ask(bridge, "/ws/client1", headers=UPGRADE)).status == 101
+    answer = await ask(bridge, "/ws/client1")
+    assert (answer.status, answer.headers["Upgrade"]) == (426, "websocket")
 
 
 @pytest.mark.parametrize("body", [None, b"{}", b"x" * 3_000_000])
@@ -222,7 +236,7 @@ async def test_a_broken_report_is_an_internal_error_without_its_text(
 async def test_a_port_in_use_is_told_with_its_holder_and_the_setting_to_change(
     bridge: BridgeServer, hub: Hub
 ) -> None:
-    second = BridgeServer("127.0.0.1", bridge.port, health=hub.health, metrics=hub.render)
+    second = server_of(hub, port=bridge.port)
     with pytest.raises(BindError) as caught:
         await second.start()
     text = str(caught.value)
@@ -236,20 +250,20 @@ async def test_a_port_in_use_is_told_with_its_holder_and_the_setting_to_change(
     [("203.0.113.7", "does not have this address"), ("no-such-host.invalid", "check HOST")],
 )
 async def test_an_address_that_cannot_be_had_is_told(hub: Hub, host: str, says: str) -> None:
-    server = BridgeServer(host, 0, health=hub.health, metrics=hub.render)
+    server = server_of(hub, host)
     with pytest.raises(BindError, match=says):
         await server.start()
 
 
 async def test_a_host_name_with_any_port_listens_on_one_port(hub: Hub) -> None:
-    server = BridgeServer("localhost", 0, health=hub.health, metrics=hub.render)
+    server = server_of(hub, "localhost")
     await server.start()
     assert server.port > 0
     await server.stop()
 
 
 async def test_stopping_does_not_wait_for_a_client_that_never_asks(hub: Hub) -> None:
-    server = BridgeServer("127.0.0.1", 0, health=hub.health, metrics=hub.render)
+    server = server_of(hub)
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET /livez HTTP/1.1\r\n")
@@ -264,7 +278,7 @@ async def test_stopping_does_not_wait_for_a_client_that_never_asks(hub: Hub) -> 
 
 async def test_stopping_cuts_off_a_client_that_does_not_read_when_its_time_is_up(hub: Hub) -> None:
     hub.metrics = b"x" * 50_000_000
-    server = BridgeServer("127.0.0.1", 0, health=hub.health, metrics=hub.render)
+    server = server_of(hub)
     await server.start()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.setblocking(False)
@@ -276,12 +290,12 @@ async def test_stopping_cuts_off_a_client_that_does_not_read_when_its_time_is_up
 
 
 async def test_a_server_that_was_stopped_frees_its_port(hub: Hub) -> None:
-    first = BridgeServer("127.0.0.1", 0, health=hub.health, metrics=hub.render)
+    first = server_of(hub)
     await first.start()
     port = first.port
     await ask(first, "/livez")
     await first.stop()
-    second = BridgeServer("127.0.0.1", port, health=hub.health, metrics=hub.render)
+    second = server_of(hub, port=port)
     await second.start()
     assert (await ask(second, "/livez")).status == 200
     await second.stop()
@@ -293,7 +307,7 @@ async def test_with_tls_only_clients_with_a_certificate_of_the_authority_are_ans
     server_cert, server_key = write_certificate(tmp_path, "hub")
     client_cert, client_key = write_certificate(tmp_path, "client")
     context = load_tls(server_cert, server_key, client_cert).context
-    server = BridgeServer("127.0.0.1", 0, health=hub.health, metrics=hub.render, tls=context)
+    server = server_of(hub, tls=context)
     await server.start()
 
     def ask_over_tls(*, with_certificate: bool) -> int:

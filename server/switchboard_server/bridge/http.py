@@ -1,4 +1,4 @@
-"""The HTTP door: health and metrics."""
+"""The bridge's port: pages over HTTP, and WebSockets."""
 
 import asyncio
 import email.utils
@@ -6,16 +6,21 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import cast
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from switchboard_server.bridge import assets
+from switchboard_server.bridge.connection import BridgeConnection, connection_class
+from switchboard_server.bridge.handshake import is_websocket_path
+from switchboard_server.bridge.websocket import RefusedError, WebSocketDoor
+from switchboard_server.core.errors import SwitchboardError, UnauthenticatedError
 from switchboard_server.telemetry.listeners import bind_error
 
 logger = logging.getLogger(__name__)
@@ -23,10 +28,19 @@ logger = logging.getLogger(__name__)
 OPEN_SECONDS = 10.0
 """Seconds that a connection has for its request and the answer; then it is closed."""
 
+MAX_QUEUED_FRAMES = 4
+"""Frames of one client that wait to be read; beyond it, nothing more is taken from its socket."""
+
+WRITE_BUFFER_BYTES = 64 * 1024
+"""Bytes for a client that wait for its socket; beyond it, what is sent waits in its outbox."""
+
 _TEXT = "text/plain; charset=utf-8"
+_UNKNOWN_HOST = (
+    b"without a token the hub answers to localhost and to addresses only; "
+    b"SWITCHBOARD_ALLOWED_ORIGINS lists the origins of its other names\n"
+)
 _ALLOW = ("Allow", "GET, HEAD")
-_OTHER_METHODS = frozenset({b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"})
-_LONGEST_METHOD = max(map(len, _OTHER_METHODS))
+_Page = tuple[HTTPStatus, str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +74,27 @@ class HealthReport:
 
 
 class BridgeServer:
-    """Answers HTTP on the bridge's port.
+    """Answers HTTP on the bridge's port, and hands WebSockets to their door.
 
     | path | answer |
     |---|---|
-    | `/` | where to go |
+    | `/`, `/console/…`, `/switchboard.js` | the console, and the browser SDK |
     | `/health` | overview in JSON; 200, or 503 if the hub is not serving |
     | `/livez` | 200 as long as the process answers |
     | `/readyz` | 200, or 503 if the hub is not serving |
     | `/metrics` | metrics for Prometheus |
+    | `/ws`, `/ws/{client_id}` | a WebSocket |
+    | `/ws/info` | how many are connected, in JSON; 401 or 403 without the permission |
+
+    A hub that asks for no token answers with the console, the SDK and `/ws/info` only where it is
+    called by a name that no stranger's page can have; else 403.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0: any free one.
         health: Says how the hub is. It is called with every request that asks, so it must not wait.
         metrics: Returns the body and the content type of `/metrics`; likewise.
+        websockets: Serves WebSockets.
         tls: Encrypts; None: no encryption.
     """
 
@@ -85,6 +105,7 @@ class BridgeServer:
         *,
         health: Callable[[], HealthReport],
         metrics: Callable[[], tuple[bytes, str]],
+        websockets: WebSocketDoor,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._host = host
@@ -92,10 +113,11 @@ class BridgeServer:
         self._tls = tls
         self._health = health
         self._metrics = metrics
+        self._websockets = websockets
         self._server: Server | None = None
-        self._connections: set[ServerConnection] = set()
-        self._pages: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]] = {
-            "/": self._root,
+        self._connections: set[BridgeConnection] = set()
+        self._assets = assets.load_assets()
+        self._pages: dict[str, Callable[[], _Page]] = {
             "/health": self._overview,
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -110,6 +132,11 @@ class BridgeServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def connections(self) -> Collection[BridgeConnection]:
+        """Every connection that is open, those for pages too."""
+        return self._connections
+
     async def start(self) -> None:
         """Listens and answers from now on.
 
@@ -118,13 +145,22 @@ class BridgeServer:
         """
         try:
             self._server = await serve(
-                _never_open,
+                self._websockets.serve,
                 self._host if self._wanted_port else await self._first_address(),
                 self._wanted_port,
                 process_request=self._answer,
-                create_connection=_connection_class(self._connections),
+                select_subprotocol=self._websockets.select_subprotocol,
+                create_connection=connection_class(
+                    self._connections, _refusal, self._count_unasked
+                ),
                 open_timeout=OPEN_SECONDS,
+                # A window for each connection would take more memory than all the rest.
                 compression=None,
+                # The bridge pings by one timer for all.
+                ping_interval=None,
+                max_size=self._websockets.limits.max_frame_bytes,
+                max_queue=MAX_QUEUED_FRAMES,
+                write_limit=WRITE_BUFFER_BYTES,
                 server_header="switchboard",
                 ssl=self._tls,
             )
@@ -139,6 +175,7 @@ class BridgeServer:
         """
         if self._server is None:
             return
+        self._websockets.stop()
         self._server.close()
         for connection in list(self._connections):
             # Nothing is owed to a client that has not asked yet.
@@ -152,6 +189,10 @@ class BridgeServer:
                 connection.transport.abort()
             await self._server.wait_closed()
 
+    def _count_unasked(self, connection: BridgeConnection) -> None:
+        if connection.loop.time() - connection.made >= OPEN_SECONDS:
+            self._websockets.count_timed_out()
+
     async def _first_address(self) -> str:
         """Looks up the host, for port 0: its other addresses would get other ports."""
         infos = await asyncio.get_running_loop().getaddrinfo(
@@ -159,14 +200,22 @@ class BridgeServer:
         )
         return str(infos[0][4][0])
 
-    def _answer(self, _connection: ServerConnection, request: Request) -> Response:
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return _respond(HTTPStatus.METHOD_NOT_ALLOWED, headers=(_ALLOW,))
         try:
-            page = self._pages.get(urlsplit(request.path).path)
+            path = urlsplit(request.path).path
         except ValueError:
             return _respond(HTTPStatus.BAD_REQUEST)
-        if page is None:
+        if is_websocket_path(path) and _upgrades(request):
+            return self._open(connection, request)
+        page = self._pages.get(path)
+        asset = self._assets.get(path)
+        if asset is not None or path == "/ws/info":
+            response = self._guarded(asset, request)
+        elif is_websocket_path(path):
+            response = _respond(HTTPStatus.UPGRADE_REQUIRED, headers=(("Upgrade", "websocket"),))
+        elif page is None:
             response = _respond(HTTPStatus.NOT_FOUND)
         else:
             try:
@@ -178,32 +227,49 @@ class BridgeServer:
             response.body = b""
         return response
 
-    def _root(self) -> tuple[HTTPStatus, str, bytes]:
-        lines = [
-            f"Switchboard {self._health().version}",
-            "",
-            "/health   how the hub is, as JSON",
-            "/livez    whether it runs",
-            "/readyz   whether it serves",
-            "/metrics  metrics for Prometheus",
-            "",
-            "Events are published and received over gRPC, on the port of GRPC_PORT.",
-        ]
-        return HTTPStatus.OK, _TEXT, "".join(f"{line}\n" for line in lines).encode()
+    def _open(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Lets a WebSocket open, or says why it does not."""
+        try:
+            self._websockets.admit(cast("BridgeConnection", connection), request)
+        except RefusedError as refusal:
+            return _respond(
+                refusal.status, body=f"{refusal.text}\n".encode(), headers=refusal.headers
+            )
+        return None
 
-    def _overview(self) -> tuple[HTTPStatus, str, bytes]:
+    def _guarded(self, asset: assets.Asset | None, request: Request) -> Response:
+        """Answers with a file, or with the info, where the hub is called by one of its names."""
+        if not self._websockets.serves_page(request):
+            return _respond(HTTPStatus.FORBIDDEN, body=_UNKNOWN_HOST)
+        return self._info(request) if asset is None else _serve(asset, request)
+
+    def _info(self, request: Request) -> Response:
+        try:
+            self._websockets.authorize_info(request)
+        except UnauthenticatedError as error:
+            return _respond(
+                HTTPStatus.UNAUTHORIZED,
+                body=f"{error}\n".encode(),
+                headers=(("WWW-Authenticate", "Bearer"),),
+            )
+        except SwitchboardError as error:
+            return _respond(HTTPStatus.FORBIDDEN, body=f"{error}\n".encode())
+        body = json.dumps(self._websockets.info(), indent=2) + "\n"
+        return _respond(HTTPStatus.OK, "application/json", body.encode())
+
+    def _overview(self) -> _Page:
         report = self._health()
         body = json.dumps(report.to_json(), indent=2) + "\n"
         return _status(report), "application/json", body.encode()
 
-    def _livez(self) -> tuple[HTTPStatus, str, bytes]:
+    def _livez(self) -> _Page:
         return HTTPStatus.OK, _TEXT, b"ok\n"
 
-    def _readyz(self) -> tuple[HTTPStatus, str, bytes]:
+    def _readyz(self) -> _Page:
         report = self._health()
         return _status(report), _TEXT, b"ok\n" if report.serving else b"not serving\n"
 
-    def _render_metrics(self) -> tuple[HTTPStatus, str, bytes]:
+    def _render_metrics(self) -> _Page:
         body, content_type = self._metrics()
         return HTTPStatus.OK, content_type, body
 
@@ -212,11 +278,38 @@ def _status(report: HealthReport) -> HTTPStatus:
     return HTTPStatus.OK if report.serving else HTTPStatus.SERVICE_UNAVAILABLE
 
 
+def _serve(asset: assets.Asset, request: Request) -> Response:
+    """Answers with a file, or that the one the browser has is still right."""
+    response = _respond(
+        HTTPStatus.OK,
+        asset.content_type,
+        asset.body,
+        (("ETag", asset.etag), *assets.HEADERS),
+        cache="no-cache",
+    )
+    if asset.etag in ",".join(request.headers.get_all("If-None-Match")):
+        status = HTTPStatus.NOT_MODIFIED
+        response.status_code, response.reason_phrase, response.body = status, status.phrase, b""
+    return response
+
+
+def _upgrades(request: Request) -> bool:
+    return any("websocket" in each.lower() for each in request.headers.get_all("Upgrade"))
+
+
+def _refusal(status: HTTPStatus) -> Response:
+    """The response to what is no proper request."""
+    headers = (_ALLOW,) if status is HTTPStatus.METHOD_NOT_ALLOWED else ()
+    return _respond(status, headers=headers)
+
+
 def _respond(
     status: HTTPStatus,
     content_type: str = _TEXT,
     body: bytes | None = None,
     headers: tuple[tuple[str, str], ...] = (),
+    *,
+    cache: str = "no-store",
 ) -> Response:
     """Makes a response.
 
@@ -225,6 +318,7 @@ def _respond(
         content_type: Type of the body.
         body: The body; None: the status in words.
         headers: More headers.
+        cache: Who may keep it, as `Cache-Control` says it.
     """
     if body is None:
         body = f"{status.value} {status.phrase}\n".encode()
@@ -234,55 +328,9 @@ def _respond(
             ("Connection", "close"),
             ("Content-Length", str(len(body))),
             ("Content-Type", content_type),
-            ("Cache-Control", "no-store"),
+            ("Cache-Control", cache),
             ("X-Content-Type-Options", "nosniff"),
             *headers,
         )
     )
     return Response(status.value, status.phrase, all_headers, body)
-
-
-async def _never_open(connection: ServerConnection) -> None:
-    """Would handle a WebSocket, and `BridgeServer._answer` never lets one open."""
-    await connection.close()
-
-
-def _connection_class(connections: set[ServerConnection]) -> type[ServerConnection]:
-    """Makes the class of connections that are kept in a set while they are open."""
-
-    class Connection(ServerConnection):
-        """A connection that also answers requests which websockets only hangs up on.
-
-        It does so for anything that cannot start a WebSocket: a request with a body, and what is no
-        HTTP at all. A client deserves to be told.
-        """
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._start = b""
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            connections.add(self)
-            super().connection_made(transport)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            connections.discard(self)
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if len(self._start) <= _LONGEST_METHOD:
-                self._start += data[: _LONGEST_METHOD + 1]
-            super().data_received(data)
-
-        def send_data(self) -> None:
-            # Something came that cannot be parsed, and only the end of the stream is to be sent.
-            if self._start and self.protocol.handshake_exc and self.protocol.writes == [b""]:
-                method = self._start.partition(b" ")[0]
-                if method in _OTHER_METHODS:
-                    response = _respond(HTTPStatus.METHOD_NOT_ALLOWED, headers=(_ALLOW,))
-                else:
-                    response = _respond(HTTPStatus.BAD_REQUEST)
-                self.transport.write(response.serialize())
-            super().send_data()
-
-    return Connection
