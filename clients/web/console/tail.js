@@ -1,0 +1,174 @@
+/**
+ * The live tail of events.
+ *
+ * @module
+ */
+
+import { byId, counted, make, setText, timeOfDay } from "./dom.js";
+
+/** @typedef {import("../switchboard.js").Switchboard} Switchboard */
+/** @typedef {import("../switchboard.js").Subscription} Subscription */
+/** @typedef {import("../switchboard.js").Event} Event */
+
+/** How many events are shown, and how many are kept while the tail is paused. */
+const SHOWN = 300;
+
+/** How many events of the past are shown at the start. */
+const PAST = 50;
+
+export class Tail {
+  #hub;
+  #report;
+  #list = byId("tail", HTMLOListElement);
+  #pause = byId("pause", HTMLButtonElement);
+  /** @type {Subscription | null} */
+  #subscription = null;
+  /** @type {Event[]} Oldest first. */
+  #arrived = [];
+  #held = 0;
+  #total = 0;
+  #paused = false;
+  #drawing = false;
+  /** Counts the filters: what was asked for an earlier one is no longer wanted. */
+  #turn = 0;
+
+  /**
+   * @param {Switchboard} hub
+   * @param {(what: string, error: unknown) => void} report
+   * @param {AbortSignal} signal Ends it.
+   */
+  constructor(hub, report, signal) {
+    this.#hub = hub;
+    this.#report = report;
+    byId("filter", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); void this.follow(); }, { signal });
+    byId("clear", HTMLButtonElement).addEventListener("click", () => this.#clear(), { signal });
+    this.#pause.addEventListener("click", () => this.#toggle(), { signal });
+  }
+
+  /** Shows the last events that match the filter, and all that come. */
+  async follow() {
+    const filter = { types: entries("filter-types"), source_services: entries("filter-sources") };
+    void this.#subscription?.stop().catch((error) => this.#report("Ending the tail", error));
+    this.#clear();
+    const turn = ++this.#turn;
+    const past = await this.#past(filter, turn);
+    if (turn !== this.#turn) return;
+    const subscription = this.#hub.subscription({ filter, ...(past && { after_sequence: past }) });
+    this.#subscription = subscription;
+    subscription.addEventListener("delivery", ({ detail }) => this.#take(detail.event));
+    subscription.addEventListener("gap", ({ detail }) => this.#report("Events are missing", `retention removed ${detail.from_sequence} to ${detail.to_sequence}`));
+    subscription.addEventListener("ended", ({ detail }) => this.#report("The tail ended", detail.error));
+    try {
+      await subscription.start();
+    } catch (error) {
+      this.#report("Following events", error);
+    }
+  }
+
+  /**
+   * Shows what was before.
+   *
+   * @param {object} filter
+   * @param {number} turn
+   * @returns {Promise<string | null>} Where to go on from; null: with the next event.
+   */
+  async #past(filter, turn) {
+    try {
+      const { events = [] } = await this.#hub.list("events", { filter, page_size: PAST });
+      if (turn !== this.#turn) return null;
+      for (const event of [...events].reverse()) this.#take(event);
+      // Where nothing matches yet, from the beginning: what is published right now must not fall in between.
+      return events[0]?.sequence ?? "0";
+    } catch {
+      // Who may follow need not be allowed to look back.
+      return null;
+    }
+  }
+
+  /** @param {Event} event */
+  #take(event) {
+    this.#total += 1;
+    this.#arrived.push(event);
+    if (this.#arrived.length > SHOWN) this.#arrived.shift();
+    if (this.#paused) this.#held += 1;
+    this.#schedule();
+  }
+
+  /** Many events in one frame of the screen are drawn once. */
+  #schedule() {
+    if (this.#drawing) return;
+    this.#drawing = true;
+    requestAnimationFrame(() => {
+      this.#drawing = false;
+      this.#draw();
+    });
+  }
+
+  #draw() {
+    if (!this.#paused) {
+      const rows = this.#arrived.splice(0).map(row);
+      this.#list.prepend(...rows.reverse());
+      while (this.#list.children.length > SHOWN) this.#list.lastElementChild?.remove();
+    }
+    byId("tail-empty", HTMLElement).hidden = this.#list.children.length > 0;
+    const held = this.#paused ? ` · ${this.#held} held back` : "";
+    setText(byId("tail-note", HTMLElement), `${counted(this.#total, "event")}${held}`);
+  }
+
+  #toggle() {
+    this.#paused = !this.#paused;
+    this.#held = 0;
+    this.#pause.setAttribute("aria-pressed", String(this.#paused));
+    setText(this.#pause, this.#paused ? "Resume" : "Pause");
+    this.#schedule();
+  }
+
+  #clear() {
+    this.#arrived = [];
+    this.#total = this.#held = 0;
+    this.#list.replaceChildren();
+    this.#schedule();
+  }
+}
+
+/**
+ * @param {string} id
+ * @returns {string[]}
+ */
+function entries(id) {
+  return byId(id, HTMLInputElement).value.split(",").map((each) => each.trim()).filter(Boolean);
+}
+
+/**
+ * An event in a line, which opens to show all of it.
+ *
+ * @param {Event} event
+ * @returns {HTMLElement}
+ */
+function row(event) {
+  const priority = (event.priority ?? "").replace("PRIORITY_", "").toLowerCase();
+  const route = event.target_service ? `${event.source_service} → ${event.target_service}` : event.source_service;
+  const summary = make(
+    "summary",
+    {},
+    make("time", { datetime: event.publish_time ?? "" }, timeOfDay(event.publish_time)),
+    make("span", { class: "number" }, event.sequence ?? ""),
+    make("span", { class: "type" }, event.type),
+    make("span", { class: "route" }, route),
+    make("span", { class: "preview" }, preview(event)),
+  );
+  if (priority === "high" || priority === "critical") summary.append(make("span", { class: `badge ${priority}` }, priority));
+  const details = make("details", {}, summary);
+  // Most are never opened, and a payload may be large.
+  details.addEventListener("toggle", () => details.append(make("pre", { tabindex: "0" }, JSON.stringify(event, null, 2))), { once: true });
+  return make("li", {}, details);
+}
+
+/**
+ * @param {Event} event
+ * @returns {string}
+ */
+function preview(event) {
+  if (event.data) return JSON.stringify(event.data).slice(0, 200);
+  return event.text?.slice(0, 200) ?? (event.binary ? `${event.content_type || "binary"}, ${Math.floor(event.binary.length * 0.75)} bytes` : "");
+}

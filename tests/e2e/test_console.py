@@ -1,0 +1,267 @@
+"""The console in a real browser, of a real hub."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, ViewportSize, expect
+
+from switchboard.v1.connect_pb2 import ConnectRequest
+from switchboard.v1.realtime_service_pb2 import BroadcastRequest
+from switchboard.v1.realtime_service_pb2_grpc import RealtimeServiceStub
+from switchboard.v1.registry_service_pb2 import DeregisterRequest, RegisterRequest
+from switchboard.v1.registry_service_pb2_grpc import RegistryServiceStub
+from switchboard.v1.service_instance_pb2 import ServiceInstance
+from tests.e2e.browser import DEADLINE_MS, chromium, restart
+from tests.integration.client import Client, an_event
+from tests.integration.credentials import SECRET, mint
+from tests.integration.hubs import connect
+from tests.support.hub import HubProcess
+
+expect.set_options(timeout=DEADLINE_MS)
+
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path / "hub") as started:
+        yield started
+        assert "Traceback" not in started.text
+
+
+@pytest.fixture
+async def client(hub: HubProcess) -> AsyncIterator[Client]:
+    async with connect(hub) as client:
+        yield client
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+async def open_console(browser: Browser, hub: HubProcess, size: ViewportSize = DESKTOP) -> Page:
+    context = await browser.new_context(viewport=size)
+    page = await context.new_page()
+    page.set_default_timeout(DEADLINE_MS)
+    # What a content policy forbids, and every other mishap, is told here.
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    await page.goto(f"http://127.0.0.1:{hub.port}/")
+    return page
+
+
+async def connected(page: Page) -> None:
+    await expect(page.locator("#link")).to_contain_text("Connected as")
+
+
+async def test_it_shows_the_event_just_published(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    await client.publish(an_event("order.earlier"))
+    page = await open_console(browser, hub)
+    rows = page.locator("#tail > li")
+    await expect(rows).to_have_count(1)
+    event = an_event("order.created", "shop", target_service="billing")
+    event.data.update({"order": 42, "note": "<img src=x onerror=alert(1)>"})
+    answer = await client.publish(event)
+    await expect(rows).to_have_count(2)
+    row = rows.first
+    for text in ("order.created", "shop → billing", '"order":42', str(answer.sequence)):
+        await expect(row).to_contain_text(text)
+    await row.locator("summary").click()
+    shown = json.loads(await row.locator("pre").inner_text())
+    assert shown["data"] == {"order": 42, "note": "<img src=x onerror=alert(1)>"}
+    assert await page.locator("#tail img").count() == 0
+
+
+async def test_a_filter_that_is_set_twice_at_once_shows_each_event_once(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    await client.publish(an_event("order.created"))
+    await page.get_by_label("Types").fill("order.*")
+    await page.locator("#filter").evaluate(
+        "form => { form.requestSubmit(); form.requestSubmit(); }"
+    )
+    rows = page.locator("#tail > li .type")
+    await expect(rows).to_have_text(["order.created"])
+    await client.publish(an_event("order.paid"))
+    await client.publish(an_event("order.sent"))
+    await expect(rows.first).to_have_text("order.sent")
+    await expect(rows).to_have_text(["order.sent", "order.paid", "order.created"])
+
+
+async def test_its_tail_is_filtered_paused_and_cleared(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    await page.get_by_label("Types").fill("order.*, user_action")
+    await page.get_by_label("Types").press("Enter")
+    rows = page.locator("#tail > li .type")
+    for kind in ("order.created", "invoice.sent", "user_action"):
+        await client.publish(an_event(kind))
+    await expect(rows).to_have_text(["user_action", "order.created"])
+    await page.get_by_role("button", name="Pause").click()
+    await client.publish(an_event("order.paid"))
+    await expect(page.locator("#tail-note")).to_contain_text("1 held back")
+    await expect(rows).to_have_count(2)
+    await page.get_by_role("button", name="Resume").click()
+    await expect(rows).to_have_text(["order.paid", "user_action", "order.created"])
+    await page.get_by_role("button", name="Clear").click()
+    await expect(rows).to_have_count(0)
+
+
+async def test_it_shows_rooms_and_connections_and_sends_to_them(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    async with hub.channel() as channel:
+        realtime = RealtimeServiceStub(channel)
+        request = ConnectRequest(client_id="worker-1", user="ann")
+        request.rooms.add(room="general")
+        stream = realtime.Connect(request)
+        room = page.locator("#rooms > li", has_text="general")
+        await expect(room).to_contain_text("1 connection · 1 user")
+        await room.locator("summary").click()
+        await expect(room.locator(".members")).to_contain_text("worker-1")
+        await expect(page.locator("#connections > li", has_text="worker-1")).to_contain_text("gRPC")
+
+        await page.locator("#send-to").select_option("a room")
+        await page.get_by_label("Name").fill("general")
+        await page.get_by_label("Data, as a JSON object").fill('{"title": "Hello"}')
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#send-note")).to_have_text("Handed to 1 connection.")
+        async for response in stream:
+            if response.messages:
+                break
+        (message,) = response.messages
+        assert message.message_type == "notification"
+        assert dict(message.data) == {"title": "Hello"}
+
+        await page.get_by_label("Data, as a JSON object").fill("[1]")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("alert")).to_contain_text("JSON object")
+        stream.cancel()
+    await expect(room).to_have_count(0)
+
+
+async def test_it_shows_registered_services_with_their_instances(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    async with hub.channel() as channel:
+        registry = RegistryServiceStub(channel)
+        for port in (8010, 8011):
+            instance = ServiceInstance(
+                service_name="user-service", host="10.0.0.7", port=port, version="1.4.2"
+            )
+            await registry.Register(RegisterRequest(instance=instance))
+        service = page.locator("#services > li", has_text="user-service")
+        await expect(service).to_contain_text("2 serving · 1.4.2")
+        await service.locator("summary").click()
+        await expect(service.locator(".members > li")).to_contain_text(
+            ["10.0.0.7:8010", "10.0.0.7:8011"]
+        )
+        gone = DeregisterRequest(service_name="user-service", instance_id="10.0.0.7:8010")
+        await registry.Deregister(gone)
+        await expect(service.locator(".members > li")).to_have_count(1)
+
+
+async def test_it_comes_back_after_the_hub_was_killed_and_goes_on(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    async with connect(hub) as client:
+        await client.publish(an_event("order.before"))
+    rows = page.locator("#tail > li .type")
+    await expect(rows).to_have_text(["order.before"])
+    hub.kill()
+    await expect(page.locator("#link")).to_contain_text("Reconnecting")
+    restart(hub)
+    await connected(page)
+    async with connect(hub) as client:
+        await client.publish(an_event("order.after"))
+    await expect(rows).to_have_text(["order.after", "order.before"])
+
+
+async def test_it_asks_for_a_token_where_the_hub_wants_one(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with HubProcess(tmp_path / "hub", {"JWT_SECRET_KEY": SECRET}) as hub:
+        page = await open_console(browser, hub)
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("asks for a token")
+        await page.get_by_label("JSON Web Token").fill("not.a.token")
+        await page.get_by_role("button", name="Connect").click()
+        await expect(dialog).to_contain_text("does not take this token")
+        permissions = ("rooms.join", "messaging.view", "events.subscribe", "events.view")
+        token = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ann", *permissions)
+        await page.get_by_label("JSON Web Token").fill(token)
+        await page.get_by_role("button", name="Connect").click()
+        await expect(page.locator("#link")).to_have_text("Connected as ann")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("alert")).to_contain_text("PERMISSION_DENIED")
+        await page.reload()
+        await expect(page.locator("#link")).to_have_text("Connected as ann")
+
+
+async def test_it_fits_a_phone_and_is_worked_by_keyboard(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub, PHONE)
+    await connected(page)
+    event = an_event("a-rather-long-type." * 8, "a-rather-long-source-name." * 6)
+    event.data.update({"text": "long " * 400})
+    await client.publish(event)
+    await page.locator("#tail summary").click()
+    await page.locator("#tail pre").wait_for()
+    assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    await page.reload()
+    await connected(page)
+    await page.keyboard.press("Tab")
+    await expect(page.locator(":focus")).to_have_text("Skip to the events")
+    await page.keyboard.press("Enter")
+    for name in ("Pause", "Clear"):
+        await page.keyboard.press("Tab")
+        await expect(page.locator(":focus")).to_have_text(name)
+
+
+async def test_its_colours_follow_the_system_or_a_choice_that_is_kept(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    background = "getComputedStyle(document.body).backgroundColor"
+    await page.emulate_media(color_scheme="light")
+    light = await page.evaluate(background)
+    await page.emulate_media(color_scheme="dark")
+    dark = await page.evaluate(background)
+    assert light != dark
+    theme = page.get_by_role("button", name="Colours")
+    await theme.click()
+    assert await page.evaluate(background) == light
+    await page.reload()
+    await expect(theme).to_have_text("Light")
+    assert await page.evaluate(background) == light
+
+
+async def test_its_charts_are_drawn_from_the_metrics(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    await client.publish_batch([an_event() for _ in range(10)])
+    chart = page.locator("#charts > li", has_text="In the log")
+    await expect(chart.locator(".value")).to_have_text("10")
+    assert await chart.locator("polyline").get_attribute("points")
+    async with hub.channel() as channel:
+        await RealtimeServiceStub(channel).Broadcast(BroadcastRequest(message_type="x", all=True))
+    await expect(page.locator("#health")).to_contain_text("Serving")
