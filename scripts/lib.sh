@@ -144,6 +144,9 @@ set_up() {
   if is_installed "$installed" "$1" && is_generated "$generated"; then
     return
   fi
+  { : >>"$VENV.lock"; } 2>/dev/null ||
+    die "this user cannot write to $ROOT, where .venv is to be made or brought up to date. Run $0 as the" \
+      "user that owns it, or copy the tree to a folder of this user's"
   (
     flock 9
     if ! is_installed "$installed" "$1"; then
@@ -156,5 +159,26 @@ set_up() {
       generate
       printf '%s\n' "$generated" >"$GENERATE_STAMP"
     fi
+  ) 9>"$VENV.lock"
+}
+
+# --- npm ------------------------------------------------------------------------------------------
+
+# install_npm FOLDER: the packages that its package.json names, with the npm of the environment. No lock file: the
+# versions in package.json are exact, and a lock would record where this machine downloaded them from.
+install_npm() {
+  local folder=$ROOT/$1 stamp digest
+  stamp=$folder/node_modules/.switchboard-installed
+  digest=$(sha256sum <"$folder/package.json")
+  if [ -f "$stamp" ] && [ "$(<"$stamp")" = "$digest" ]; then
+    return
+  fi
+  (
+    flock 9
+    say "Installing the npm packages of $1"
+    rm -f "$stamp"
+    PATH=$VENV/bin:$PATH npm install --prefix "$folder" --no-package-lock --no-audit --no-fund --ignore-scripts --silent >&2 ||
+      die "npm could not install what $1/package.json names"
+    printf '%s\n' "$digest" >"$stamp"
   ) 9>"$VENV.lock"
 }

@@ -8,8 +8,11 @@ from collections.abc import Awaitable, Callable
 import click
 
 from scripts.benchmarks import (
+    broadcast,
     cold_start,
+    discover,
     fan_out,
+    groups,
     idle_subscriptions,
     latency,
     pipelined,
@@ -26,6 +29,10 @@ _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P3": latency.run,
     "P4": unary.run,
     "P5": idle_subscriptions.run,
+    "P6": broadcast.run,
+    "P7": broadcast.idle,
+    "P11": groups.run,
+    "P9": discover.run,
     "P10": cold_start.run,
 }
 _ROUNDS = 5

@@ -86,7 +86,7 @@ async def hub_unary(link: Link, port: int, events: int) -> None:
             for number, raw in enumerate(answers, first):
                 numbers[PublishResponse.FromString(raw).sequence] = number % CYCLE
 
-        await _time_all(link, call, requests, check, events)
+        await time_all(link, call, requests, check, events)
     payloads = [PAYLOADS[numbers[sequence]] for sequence in sorted(numbers)]
     if sorted(numbers) != list(range(1, len(payloads) + 1)):
         raise CheckError("the sequences in the answers are not 1 and up, each once")
@@ -105,7 +105,7 @@ async def echo_unary(link: Link, port: int, events: int) -> None:
                 if raw != requests[number % CYCLE]:
                     raise CheckError("the echo is another message")
 
-        await _time_all(link, call, requests, check, events)
+        await time_all(link, call, requests, check, events)
     link.report("checked")
 
 
@@ -119,14 +119,22 @@ async def _time_each(link: Link, once: Callable[[], Awaitable[float]], events: i
         link.report("done", seconds=median(times))
 
 
-async def _time_all(
+async def time_all(
     link: Link,
     call: Any,
     requests: list[bytes],
     check: Callable[[int, list[bytes]], None],
     events: int,
 ) -> None:
-    """Reports the time that so many calls take together, at every "go"; until told to stop."""
+    """Reports the time that so many calls take together, at every "go"; until told to stop.
+
+    Args:
+        link: Where to.
+        call: Makes one call.
+        requests: What is asked, in turn, from the first one on.
+        check: Is given the number of the first call and the answers, and raises where one is wrong.
+        events: How many calls.
+    """
     sent = 0
 
     async def run(count: int) -> float:
@@ -137,7 +145,7 @@ async def _time_all(
 
         async def lane() -> None:
             for number in numbers:
-                request = requests[(first + number) % CYCLE]
+                request = requests[(first + number) % len(requests)]
                 answers[number] = await call(request, wait_for_ready=True)
 
         began = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from switchboard_server.rpc import server as hub
+from switchboard_server.rpc.server import OPTIONS
 
 UNARY = "/bench.Echo/Unary"
 """Path of the rpc that answers a request with itself."""
@@ -39,7 +39,7 @@ async def _stream(requests: AsyncIterator[bytes], context: Any) -> None:
 
 
 async def _serve(port: int) -> None:
-    server = grpc.aio.server(options=list(hub._OPTIONS.items()))
+    server = grpc.aio.server(options=list(OPTIONS.items()))
     server.add_generic_rpc_handlers((_Echo(),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

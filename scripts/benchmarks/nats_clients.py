@@ -7,13 +7,17 @@ from collections.abc import Awaitable, Callable
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
 
+from scripts.benchmarks.group_clients import report_settled
 from scripts.benchmarks.load import CYCLE, PAYLOADS, TYPE, CheckError, Expected
 from scripts.benchmarks.worker import Link
 
 _STREAM = "bench"
+_CONSUMER = "bench"
 _UNLIMITED = 0
+_FETCH_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 
 
 async def publish_core(link: Link, port: int, events: int) -> None:
@@ -93,6 +97,73 @@ async def subscribe_jetstream(link: Link, port: int, events: int) -> None:
     link.report("ready")
     await done
     link.report("done", ended=time.monotonic())
+    await client.close()
+
+
+async def pull(link: Link, port: int, members: int, credit: int) -> None:
+    """Fetches from a durable pull consumer, made if need be, and acknowledges each message.
+
+    Args:
+        link: The program that measures.
+        port: The server's.
+        members: How many fetch, each on a connection of its own.
+        credit: How many messages each asks for at once.
+    """
+    clients = [await _connect(port) for _ in range(members)]
+    await (
+        clients[0]
+        .jetstream()
+        .add_stream(StreamConfig(name=_STREAM, subjects=[TYPE], storage=StorageType.FILE))
+    )
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.EXPLICIT, ack_wait=120, max_ack_pending=2 * 8 * credit
+    )
+    settled: list[int] = []
+    ended = 0.0
+
+    async def work(client: Client) -> None:
+        nonlocal ended
+        subscription = await client.jetstream().pull_subscribe(
+            TYPE, durable=_CONSUMER, stream=_STREAM, config=config
+        )
+        joined.release()
+        while True:
+            try:
+                messages = await subscription.fetch(credit, timeout=_FETCH_SECONDS)
+            except TimeoutError:
+                continue
+            for message in messages:
+                sequence = message.metadata.sequence.stream
+                if message.data != PAYLOADS[(sequence - 1) % CYCLE]:
+                    raise CheckError(f"message {sequence} is another than the one sent")
+                await message.ack()
+                settled.append(sequence)
+            ended = time.monotonic()
+
+    joined = asyncio.Semaphore(0)
+    tasks = [asyncio.create_task(work(client)) for client in clients]
+    for _ in clients:
+        await joined.acquire()
+    link.report("ready")
+    stop = asyncio.create_task(link.go())
+    await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    report_settled(link, settled, ended)
+
+
+async def watch_pulled(link: Link, port: int, events: int) -> None:
+    """Waits until so many messages have been acknowledged."""
+    client = await _connect(port)
+    context = client.jetstream()
+    while True:
+        told = await context.consumer_info(_STREAM, _CONSUMER)
+        if told.ack_floor is not None and told.ack_floor.stream_seq == events:
+            break
+        await asyncio.sleep(_LOOK_SECONDS)
+    link.report("done")
     await client.close()
 
 

@@ -22,6 +22,7 @@ OUTPUT = ROOT / "build" / "bench"
 """Where results go, and what the servers store meanwhile: on the project's disk, for /tmp may be
 memory, where a sync costs nothing."""
 
+_WS = "ws@8.23.0"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START_SECONDS = 30.0
 _STAGE_SECONDS = 180.0
@@ -185,6 +186,20 @@ class Stage:
         command += ["--appendonly", "no", "--client-output-buffer-limit", "pubsub 0 0 0"]
         return await self._listening(command, port)
 
+    async def bare_sockets(self) -> Server:
+        """Starts a loop of socket sends."""
+        port = free_port()
+        command = [sys.executable, "-m", "scripts.benchmarks.bare_sockets", str(port)]
+        return await self._listening(command, port)
+
+    async def node_ws(self) -> Server:
+        """Starts a server of Node's `ws`."""
+        port = free_port()
+        command = ["node", str(ROOT / "scripts" / "benchmarks" / "ws_server.cjs"), str(port)]
+        server = await self._serve(command, port, {"NODE_PATH": await _npm(_WS)}, ROOT)
+        await server.listening()
+        return server
+
     async def worker(self, role: str, **arguments: object) -> Worker:
         """Starts a client process.
 
@@ -230,6 +245,23 @@ class Stage:
 
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder))
+
+
+async def _npm(package: str) -> str:
+    """Installs a package of npm, and returns the folder that Node looks for it in."""
+    folder = OUTPUT / "npm"
+    modules = folder / "node_modules"
+    name, _, version = package.partition("@")
+    manifest = modules / name / "package.json"
+    if not manifest.exists() or json.loads(manifest.read_bytes())["version"] != version:
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+        npm = await asyncio.create_subprocess_exec(
+            "npm", "install", "--prefix", str(folder), *options, package, stdin=DEVNULL
+        )
+        if await npm.wait():
+            raise BenchmarkError(f"npm could not install {package}")
+    return str(modules)
 
 
 async def _end(process: Process) -> None:

@@ -29,6 +29,7 @@ MICROSECONDS = Unit("µs", 1e-6, 2)
 MILLISECONDS = Unit("ms", 1e-3, 3)
 SECONDS = Unit("s", 1.0, 2)
 THOUSANDS_A_SECOND = Unit("k/s", 1e3, 1)
+KILOBYTES = Unit("KB", 1e3, 1)
 MEGABYTES = Unit("MB", 1e6, 1)
 
 
@@ -144,6 +145,7 @@ def versions() -> dict[str, str]:
     programs = {
         "nats-server": [str(Path(sys.executable).parent / "nats-server"), "--version"],
         "redis-server": ["redis-server", "--version"],
+        "node": ["node", "--version"],
     }
     found = {
         "python": platform.python_version(),

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
+from scripts.campaigns.backlog import backlog
 from scripts.campaigns.churn import churn
+from scripts.campaigns.frames import frames
+from scripts.campaigns.groups import groups
 from scripts.campaigns.kill import kill
 from scripts.campaigns.sleeper import sleep
 
@@ -60,6 +63,33 @@ def churn_command(rounds: int, streams: int) -> None:
     """Open and leave so many streams a round, and watch the memory of the hub."""
     with tempfile.TemporaryDirectory(prefix="switchboard-") as folder:
         _run(churn(Path(folder), rounds, streams))
+
+
+@main.command("frames")
+@click.option("--count", type=click.IntRange(min=1), default=100_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the frames.")
+def frames_command(count: int, seed: int) -> None:
+    """Throw random and mutated frames at the bridge's translation."""
+    _run(frames(count, seed))
+
+
+@main.command("groups")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the load.")
+@click.option("--events", type=click.IntRange(min=1000), default=50_000, show_default=True)
+def groups_command(rounds: int, seed: int, events: int) -> None:
+    """Kill members of groups, and the hub, while they work, and check what became of each event."""
+    with tempfile.TemporaryDirectory(prefix="switchboard-") as folder:
+        _run(groups(Path(folder), rounds, seed, events))
+
+
+@main.command("backlog")
+@click.option("--events", type=click.IntRange(min=10_000), default=1_000_000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
+def backlog_command(events: int, seconds: float) -> None:
+    """Leave so many events to a group without a member, then to one that reads slowly."""
+    with tempfile.TemporaryDirectory(prefix="switchboard-") as folder:
+        _run(backlog(Path(folder), events, seconds))
 
 
 if __name__ == "__main__":
