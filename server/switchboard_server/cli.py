@@ -1,5 +1,6 @@
 """The command line: run the hub, or make a token for it."""
 
+import json
 import sys
 from itertools import groupby
 
@@ -7,6 +8,7 @@ import click
 
 from switchboard_server import __version__
 from switchboard_server.config import Settings, SettingsError, load_settings, setting_rows
+from switchboard_server.config_sections import MAX_EXPIRE_MINUTES
 from switchboard_server.core.errors import InvalidArgumentError
 
 EXIT_SETTINGS = 2
@@ -57,11 +59,12 @@ def serve() -> None:
     "--permission",
     "permissions",
     multiple=True,
+    required=True,
     help="What the caller may do, such as events.publish or events.publish:order.*; repeatable.",
 )
 @click.option(
     "--expires-minutes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=MAX_EXPIRE_MINUTES),
     help="Minutes that the token is valid.  [default: JWT_EXPIRE_MINUTES]",
 )
 def token(subject: str, permissions: tuple[str, ...], expires_minutes: int | None) -> None:
@@ -88,6 +91,42 @@ def token(subject: str, permissions: tuple[str, ...], expires_minutes: int | Non
             "\n".join(f"--{each.field}: {each.description}" for each in error.violations)
         ) from None
     click.echo(minted)
+
+
+@main.command("xds-bootstrap")
+@click.option("--server", help="Where the hub is, as host:port.  [default: HOST and GRPC_PORT]")
+@click.option(
+    "--node-id", default="switchboard-client", show_default=True, help="Names the client."
+)
+@click.option("--zone", default="", help="Where the client runs.")
+@click.option("--token", "bearer", help="A token with services.view, where the hub asks for one.")
+@click.option("--tls", is_flag=True, help="The hub's port is encrypted.")
+def xds_bootstrap(
+    server: str | None, node_id: str, zone: str, bearer: str | None, tls: bool
+) -> None:
+    """Print the bootstrap with which gRPC clients find services: GRPC_XDS_BOOTSTRAP_CONFIG."""
+    if server is None:
+        listening = _settings().server
+        host = f"[{listening.host}]" if ":" in listening.host else listening.host
+        server = f"{host}:{listening.grpc_port}"
+    bootstrap = {
+        "xds_servers": [
+            {
+                "server_uri": server,
+                "channel_creds": [{"type": "tls" if tls else "insecure"}],
+                # Whoever is told nothing of a service goes on with what it was told before.
+                "server_features": ["xds_v3", "ignore_resource_deletion"],
+            }
+        ],
+        # grpc-js fails without locality and authorities, though they may be empty.
+        "node": {
+            "id": node_id,
+            "locality": {"zone": zone},
+            **({"metadata": {"token": bearer}} if bearer else {}),
+        },
+        "authorities": {},
+    }
+    click.echo(json.dumps(bootstrap, indent=2))
 
 
 def _settings() -> Settings:

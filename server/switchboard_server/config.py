@@ -23,11 +23,14 @@ from switchboard_server.config_sections import (
     AuthSettings,
     LimitSettings,
     LoggingSettings,
+    RealtimeSettings,
+    RegistrySettings,
     Section,
     ServerSettings,
     Settings,
     StorageSettings,
     TlsSettings,
+    WebSocketSettings,
 )
 
 __all__ = [
@@ -36,29 +39,27 @@ __all__ = [
     "LimitSettings",
     "LoggingSettings",
     "Problem",
+    "RealtimeSettings",
+    "RegistrySettings",
     "ServerSettings",
     "SettingRow",
     "Settings",
     "SettingsError",
     "StorageSettings",
     "TlsSettings",
+    "WebSocketSettings",
     "load_settings",
     "setting_rows",
 ]
 
 RESERVED = (
     "GATEWAY_URL",
-    "HEALTH_CHECK_INTERVAL",
     "MESSAGE_BATCH_SIZE",
     "MESSAGE_QUEUE_EXCHANGE",
     "MESSAGE_TIMEOUT",
     "RABBITMQ_URL",
     "REDIS_URL",
     "SERVICE_DISCOVERY_URL",
-    "SERVICE_REGISTRY_TIMEOUT",
-    "WEBSOCKET_MAX_CONNECTIONS",
-    "WEBSOCKET_PING_INTERVAL",
-    "WEBSOCKET_PING_TIMEOUT",
 )
 """Names that a `.env` may hold though this version does nothing with them. `Settings.ignored` tells
 which of them are set, for the log."""
@@ -70,6 +71,7 @@ _KUBERNETES = re.compile(
     r"SWITCHBOARD(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
+_PREFIX = "SWITCHBOARD_"
 _LONGEST_SHOWN = 80
 
 
@@ -239,7 +241,7 @@ def _unknown_names(environment: Mapping[str, str], in_file: Mapping[str, str]) -
             yield Problem(name, f"in the file is no setting; {_suggestion(name)}")
     for name in environment:
         if (
-            name.upper().startswith("SWITCHBOARD_")
+            name.upper().startswith(_PREFIX)
             and name not in known
             and name not in in_file
             and not ("KUBERNETES_SERVICE_HOST" in environment and _KUBERNETES.fullmatch(name))
@@ -248,8 +250,10 @@ def _unknown_names(environment: Mapping[str, str], in_file: Mapping[str, str]) -
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name.upper(), [*_FIELDS, *RESERVED], n=1, cutoff=0.75)
-    return f"did you mean {close[0]}?" if close else "--help lists all settings"
+    # Without the prefix, which not all settings have, and which makes all names alike.
+    known = {each.removeprefix(_PREFIX): each for each in (*_FIELDS, *RESERVED)}
+    close = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), known, n=1)
+    return f"did you mean {known[close[0]]}?" if close else "--help lists all settings"
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -276,6 +280,6 @@ def _allowed_number(noun: str, metadata: list[Any]) -> str:
 
 
 def _default(value: object) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "not set"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,5 +1,6 @@
 """What must hold between settings that are each valid by themselves."""
 
+import importlib.util
 import ipaddress
 from collections.abc import Callable, Collection, Iterator
 
@@ -100,11 +101,46 @@ def _check_sizes(settings: Settings) -> Iterator[Finding]:
         yield "SWITCHBOARD_MAX_PENDING_BYTES", text
 
 
+def _check_memory(settings: Settings) -> Iterator[Finding]:
+    kept, remembered = settings.storage.retention_seconds, settings.limits.idempotency_seconds
+    # After a restart ids are read from the log.
+    if 0 < kept < remembered:
+        yield (
+            "SWITCHBOARD_RETENTION_SECONDS",
+            f"must be 0, or at least SWITCHBOARD_IDEMPOTENCY_SECONDS, which is {remembered}: "
+            "ids are remembered over a restart as long as their events are kept",
+        )
+
+
+def _check_outbox(settings: Settings) -> Iterator[Finding]:
+    realtime = settings.realtime
+    if realtime.max_message_bytes > realtime.outbox_bytes:
+        text = f"must be at most SWITCHBOARD_OUTBOX_BYTES, which is {realtime.outbox_bytes}"
+        yield "SWITCHBOARD_MAX_BROADCAST_BYTES", text
+
+
+def _installed(package: str, module: str) -> bool:
+    # Others bring a package of the same name, so a module of it has to be looked for.
+    return (
+        importlib.util.find_spec(package) is not None
+        and importlib.util.find_spec(f"{package}.{module}") is not None
+    )
+
+
+def _check_xds(settings: Settings) -> Iterator[Finding]:
+    if settings.server.xds and not _installed("envoy", "service"):
+        yield (
+            "SWITCHBOARD_XDS",
+            "needs the extra xds: pip install 'switchboard-mesh[server,xds]'",
+        )
+
+
 _CHECKS: tuple[tuple[frozenset[str], Callable[[Settings], Iterator[Finding]]], ...] = (
     (frozenset({"PORT", "GRPC_PORT"}), _check_ports),
     (frozenset({"HOST"}), _check_host),
     (frozenset({"JWT_ALGORITHM"}), _check_keys),
     (frozenset(), _check_tls),
+    (frozenset({"SWITCHBOARD_XDS"}), _check_xds),
     (
         frozenset(
             {
@@ -115,4 +151,9 @@ _CHECKS: tuple[tuple[frozenset[str], Callable[[Settings], Iterator[Finding]]], .
         ),
         _check_sizes,
     ),
+    (
+        frozenset({"SWITCHBOARD_RETENTION_SECONDS", "SWITCHBOARD_IDEMPOTENCY_SECONDS"}),
+        _check_memory,
+    ),
+    (frozenset({"SWITCHBOARD_MAX_BROADCAST_BYTES", "SWITCHBOARD_OUTBOX_BYTES"}), _check_outbox),
 )

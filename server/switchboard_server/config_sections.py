@@ -10,17 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.filters import MAX_NAME
+from switchboard_server.core.realtime.history import HistoryPolicy
+from switchboard_server.core.registry.networks import DEFAULT_NETWORKS
 
 if TYPE_CHECKING:
     from switchboard_server.security.keys import Keys
     from switchboard_server.security.tls import Tls
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
+# Scheme, host and port, as browsers send them: https://datatracker.ietf.org/doc/html/rfc6454
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@?#]+|null")
 _DOTTED_NUMBER = re.compile(r"[0-9.]+")
 
 MIB = 1024 * 1024
+MAX_EXPIRE_MINUTES = 100 * 366 * 24 * 60
+"""A hundred years: what a token may be valid at most, in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +49,53 @@ def _check_host(host: str) -> str:
     return host
 
 
+_HISTORY_RULE = re.compile(r"([^=,*\x00-\x1f\x7f-\x9f]*\*?)=([1-9]\d{0,4})/([1-9]\d{0,8})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def _parse_room_history(text: object) -> object:
+    """Reads `pattern=messages/time` with commas between."""
+    if not isinstance(text, str):
+        return text
+    rules: dict[str, HistoryPolicy] = {}
+    for rule in text.split(","):
+        match = _HISTORY_RULE.fullmatch(rule.strip())
+        if match is None or not 0 < len(match[1]) <= MAX_NAME or match[1] in rules:
+            raise ValueError
+        seconds = int(match[3]) * _UNITS[match[4]]
+        rules[match[1]] = HistoryPolicy(int(match[2]), seconds * SECOND_NS)
+    return rules
+
+
+def split_origins(text: str) -> list[str]:
+    """The origins of a list, in lower case."""
+    return [each.strip().lower() for each in text.split(",") if each.strip()]
+
+
+def _check_origins(text: str) -> str:
+    for origin in split_origins(text):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(origin)
+    return text
+
+
 Host = Annotated[str, AfterValidator(_check_host), Allowed("an IP address or a host name")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PingSeconds = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+FrameBytes = Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)]
+Origins = Annotated[
+    str,
+    AfterValidator(_check_origins),
+    Allowed("origins such as https://app.example.com, separated by commas, or *"),
+]
 # gRPC keeps sizes of messages in 32 bits.
 MessageBytes = Annotated[int, Field(ge=1024, le=2**31 - 1)]
+RoomHistory = Annotated[
+    dict[str, HistoryPolicy],
+    BeforeValidator(_parse_room_history),
+    Allowed("a list such as chat-*=100/5m,lobby=20/1h, with times in s, m, h or d"),
+]
 Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -72,7 +123,8 @@ class ServerSettings(Section):
     """Address that both ports listen on. Without a key for tokens only loopback is allowed."""
 
     port: Port = Field(default=8008, alias="PORT")
-    """Port of the bridge: /health, /livez, /readyz, /metrics. 0: any free port."""
+    """Port of the bridge: the console, WebSockets, /health, /livez, /readyz, /metrics. 0: any
+    free port."""
 
     grpc_port: Port = Field(default=50051, alias="GRPC_PORT")
     """Port of gRPC. 0: any free port."""
@@ -82,6 +134,10 @@ class ServerSettings(Section):
 
     channelz: bool = Field(default=False, alias="SWITCHBOARD_CHANNELZ")
     """Whether gRPC serves channelz, which shows every connection to whoever asks."""
+
+    xds: bool = Field(default=False, alias="SWITCHBOARD_XDS")
+    """Whether gRPC serves xDS (ADS), by which any gRPC client dials xds:///service. It needs the
+    extra `xds`: pip install 'switchboard-mesh[server,xds]'."""
 
     shutdown_seconds: Seconds = Field(default=10, alias="SWITCHBOARD_SHUTDOWN_SECONDS")
     """Seconds that open calls get to end after SIGTERM or SIGINT. A second signal ends them at
@@ -148,7 +204,9 @@ class AuthSettings(Section):
     issuer: str | None = Field(default=None, alias="JWT_ISSUER")
     """Issuer (`iss`) that a token must come from. Not set: any."""
 
-    expire_minutes: int = Field(default=1440, ge=1, alias="JWT_EXPIRE_MINUTES")
+    expire_minutes: int = Field(
+        default=1440, ge=1, le=MAX_EXPIRE_MINUTES, alias="JWT_EXPIRE_MINUTES"
+    )
     """Minutes that a token from the command `token` is valid, unless it is told otherwise."""
 
     @property
@@ -200,11 +258,12 @@ class StorageSettings(Section):
     retention_seconds: int = Field(
         default=7 * 24 * 3600, ge=0, alias="SWITCHBOARD_RETENTION_SECONDS"
     )
-    """Age in seconds after which events are removed. 0: age removes nothing."""
+    """Age in seconds after which events are removed, at least SWITCHBOARD_IDEMPOTENCY_SECONDS. 0:
+    age removes nothing."""
 
     retention_bytes: int = Field(default=10 * 1024 * MIB, ge=0, alias="SWITCHBOARD_RETENTION_BYTES")
-    """Size in bytes of all events together beyond which the oldest are removed. 0: size removes
-    nothing."""
+    """Size in bytes of all events together beyond which the oldest are removed; scheduled ones do
+    not count. 0: size removes nothing."""
 
     tail_bytes: int = Field(default=64 * MIB, ge=0, alias="SWITCHBOARD_TAIL_BYTES")
     """Bytes of the newest events that are also held in memory, from where subscribers are served.
@@ -215,16 +274,60 @@ class StorageSettings(Section):
     with RESOURCE_EXHAUSTED."""
 
 
+def _check_networks(text: str) -> str:
+    for part in text.split(","):
+        ipaddress.ip_network(part.strip())
+    return text
+
+
+Networks = Annotated[
+    str,
+    AfterValidator(_check_networks),
+    Allowed("networks such as 10.0.0.0/8, separated by commas"),
+]
+
+
+class RegistrySettings(Section):
+    """The directory of services."""
+
+    title = "Registry"
+
+    check_interval: float = Field(default=10, ge=1, le=3600, alias="HEALTH_CHECK_INTERVAL")
+    """Seconds between health checks of an instance that names no interval, and the time within
+    which evictions are counted for self-preservation."""
+
+    reap_seconds: float = Field(default=30, ge=1, le=86400, alias="SERVICE_REGISTRY_TIMEOUT")
+    """Seconds after which an instance that stays unhealthy is removed."""
+
+    allowed_networks: Networks = Field(
+        default=",".join(map(str, DEFAULT_NETWORKS)), alias="HEALTH_CHECK_ALLOWED_NETWORKS"
+    )
+    """Networks that health checks may go to. Link-local addresses and those by which clouds hand
+    out credentials never are."""
+
+    max_checks: int = Field(default=256, ge=1, alias="SWITCHBOARD_MAX_HEALTH_CHECKS")
+    """Health checks that may run at once; others wait for their turn."""
+
+    max_instances: int = Field(default=100_000, ge=1, alias="SWITCHBOARD_MAX_INSTANCES")
+    """Instances that may be registered. Beyond it new ones are refused with RESOURCE_EXHAUSTED."""
+
+    max_watchers: int = Field(default=10_000, ge=1, alias="SWITCHBOARD_MAX_WATCHERS")
+    """Watch streams that may be open at once. Beyond it new ones are refused with
+    RESOURCE_EXHAUSTED."""
+
+
 class LimitSettings(Section):
     """What one caller can ask for."""
 
     title = "Limits"
 
     max_message_bytes: MessageBytes = Field(default=4 * MIB, alias="SWITCHBOARD_MAX_MESSAGE_BYTES")
-    """Largest gRPC message that is taken, in bytes."""
+    """Largest gRPC message that is taken, in bytes. gRPC refuses a larger one with
+    RESOURCE_EXHAUSTED."""
 
     max_event_bytes: MessageBytes = Field(default=MIB, alias="SWITCHBOARD_MAX_EVENT_BYTES")
-    """Largest event that is taken, in bytes of its protobuf form."""
+    """Largest event that is taken, in bytes of its protobuf form. Beyond 2 MiB clients have to take
+    larger messages than the 4 MiB of gRPC's default."""
 
     max_subscriptions: int = Field(default=20_000, ge=1, alias="SWITCHBOARD_MAX_SUBSCRIPTIONS")
     """Subscriptions that may be open at once. Beyond it new ones are refused with
@@ -232,12 +335,91 @@ class LimitSettings(Section):
 
     idempotency_seconds: int = Field(default=120, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_SECONDS")
     """Seconds within which an event that is published again, by source_service and id, is answered
-    with its first result."""
+    with its first result. Over a restart those are remembered that are still retained."""
 
     idempotency_max_keys: int = Field(
         default=1_000_000, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_MAX_KEYS"
     )
     """Events that are remembered for that at most; beyond it the oldest are forgotten early."""
+
+
+class GroupSettings(Section):
+    """Consumer groups."""
+
+    title = "Consumer groups"
+
+    max_groups: int = Field(default=10_000, ge=1, alias="SWITCHBOARD_MAX_GROUPS")
+    """Consumer groups that there may be. Beyond it a Subscribe that would make one is refused with
+    RESOURCE_EXHAUSTED."""
+
+    idle_seconds: int = Field(default=0, ge=0, alias="SWITCHBOARD_GROUP_IDLE_SECONDS")
+    """Seconds without a member after which a consumer group is deleted, with its position and its
+    dead letters. 0: never."""
+
+    dead_letter_seconds: int = Field(default=0, ge=0, alias="SWITCHBOARD_DEAD_LETTER_SECONDS")
+    """Seconds after which dead letters are removed. 0: never."""
+
+
+class RealtimeSettings(Section):
+    """Connections, rooms, and the messages to them."""
+
+    title = "Realtime"
+
+    max_connections: int = Field(default=1000, ge=1, alias="WEBSOCKET_MAX_CONNECTIONS")
+    """Realtime clients that may be connected at once, on the WebSocket bridge and by Connect
+    together. Beyond it new ones are refused."""
+
+    history: RoomHistory = Field(default={}, alias="SWITCHBOARD_ROOM_HISTORY")
+    """Which rooms keep a history, of how many messages and for how long: pattern=messages/time,
+    with commas between, such as chat-*=100/5m,lobby=20/1h. A pattern is a name, or a prefix that
+    ends in *; the longest that matches counts. Not set: none does."""
+
+    history_bytes: int = Field(default=64 * MIB, ge=MIB, alias="SWITCHBOARD_ROOM_HISTORY_BYTES")
+    """Bytes that the histories of all rooms may hold together. Beyond it the rooms to which nothing
+    was sent for longest forget first."""
+
+    max_message_bytes: int = Field(
+        default=256 * 1024, ge=1024, alias="SWITCHBOARD_MAX_BROADCAST_BYTES"
+    )
+    """Largest content of a message to connections, in bytes as JSON."""
+
+    outbox_messages: int = Field(default=1000, ge=256, alias="SWITCHBOARD_OUTBOX_MESSAGES")
+    """Messages that may wait for one connection that reads slowly. Beyond it the oldest that are in
+    no history are dropped; where only such wait as are in one, the connection is ended."""
+
+    outbox_bytes: int = Field(default=MIB, ge=64 * 1024, alias="SWITCHBOARD_OUTBOX_BYTES")
+    """Bytes of these messages, with the same consequence."""
+
+
+class WebSocketSettings(Section):
+    """Browsers, on the port of the bridge."""
+
+    title = "WebSockets"
+
+    ping_interval: PingSeconds = Field(default=30, alias="WEBSOCKET_PING_INTERVAL")
+    """Seconds from one ping to the next. A frame `heartbeat` goes with each, since pages do not see
+    pings."""
+
+    ping_timeout: PingSeconds = Field(default=20, alias="WEBSOCKET_PING_TIMEOUT")
+    """Seconds after a ping without a sign of life, after which a connection is given up."""
+
+    origins: Origins | None = Field(default=None, alias="SWITCHBOARD_ALLOWED_ORIGINS")
+    """Origins of pages that may connect besides those of the hub's own host, such as
+    https://app.example.com, separated by commas; *: any. Not set: the hub's own host only.
+    Programs, which send no origin, may always connect. A hub that asks for no token is the page's
+    own host only as localhost, as an address, or by the name of an origin listed here."""
+
+    max_frame_bytes: FrameBytes = Field(default=64 * 1024, alias="SWITCHBOARD_MAX_FRAME_BYTES")
+    """Largest frame that is taken from a client, in bytes."""
+
+    frames_per_second: int = Field(default=100, ge=1, alias="SWITCHBOARD_MAX_FRAMES_PER_SECOND")
+    """Frames that a client may send in a second, also all at once. Those beyond it are refused, and
+    a client that goes on is disconnected."""
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins, in lower case."""
+        return frozenset(split_origins(self.origins or ""))
 
 
 class LoggingSettings(Section):
@@ -269,7 +451,11 @@ class Settings(BaseSettings):
     tls: TlsSettings = Field(default_factory=TlsSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    groups: GroupSettings = Field(default_factory=GroupSettings)
+    realtime: RealtimeSettings = Field(default_factory=RealtimeSettings)
+    websocket: WebSocketSettings = Field(default_factory=WebSocketSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
 
     ignored: tuple[str, ...] = ()

@@ -58,12 +58,20 @@ def stub(channel: grpc.aio.Channel) -> "EventServiceAsyncStub":
     return EventServiceStub(channel)
 
 
-def numbered(source: str, number: int, size: int = 64) -> event_pb2.Event:
-    """An event whose id is its number, with a text of a size in bytes that tells it from others."""
+def numbered(source: str, number: int, size: int = 64, keys: int = 0) -> event_pb2.Event:
+    """An event whose id is its number, with a text of a size in bytes that tells it from others.
+
+    Args:
+        source: Its source service.
+        number: Its number.
+        size: Bytes of its text.
+        keys: How many ordering keys there are; 0: it has none.
+    """
     return event_pb2.Event(
         id=str(number),
         type=TYPE,
         source_service=source,
+        ordering_key=f"key-{number % keys}" if keys else "",
         text=f"{source}/{number}/".ljust(size, "."),
     )
 
@@ -177,6 +185,7 @@ class Publisher:
         batch: Events of a request.
         window: Requests that may be unanswered.
         size: Bytes of an event's text.
+        keys: How many ordering keys the events have; 0: none.
         answered: Called after each answer with the number of events that it is for.
     """
 
@@ -187,13 +196,14 @@ class Publisher:
         batch: int = 16,
         window: int = 32,
         size: int = 64,
+        keys: int = 0,
         answered: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.source = source
         self.sequences: list[int] = []
         self.sent = 0
         self.duplicates = 0
-        self._batch, self._window, self._size = batch, window, size
+        self._batch, self._window, self._size, self._keys = batch, window, size, keys
         self._answered = answered
 
     async def run(self, channel: grpc.aio.Channel, total: int | None = None) -> None:
@@ -227,7 +237,10 @@ class Publisher:
                 await room.acquire()
                 end = min(number + self._batch, total or number + self._batch)
                 request = event_service_pb2.PublishStreamRequest(
-                    events=[numbered(self.source, each, self._size) for each in range(number, end)],
+                    events=[
+                        numbered(self.source, each, self._size, self._keys)
+                        for each in range(number, end)
+                    ],
                     request_id=number,
                 )
                 self.sent = max(self.sent, end)

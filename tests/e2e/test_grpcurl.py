@@ -2,24 +2,32 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
+from tests.e2e.shell import (
+    EVENTS,
+    GROUPS,
+    GRPCURL,
+    PATIENCE,
+    REALTIME,
+    REGISTRY,
+    Listener,
+    call,
+    grpcurl,
+    listening,
+    publish,
+    refused,
+    subscribed,
+)
 from tests.integration.credentials import SECRET
 from tests.integration.hubs import MEMORY, assert_no_defect, running
 from tests.support.hub import HubProcess
 
 SERVE = Path(__file__).parents[2] / "scripts" / "serve"
-GRPCURL = Path(sys.executable).with_name("grpcurl")
-EVENTS = "switchboard.v1.EventService"
-PATIENCE = 60.0
-"""Seconds after which a program that must end has not."""
 
 
 @pytest.fixture(scope="module")
@@ -30,79 +38,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     assert_no_defect(hub.text)
 
 
-def grpcurl(hub: HubProcess, *arguments: str, flags: tuple[str, ...] = ()) -> str:
-    """Runs grpcurl, which must succeed, and returns what it prints."""
-    done = subprocess.run(
-        [GRPCURL, "-plaintext", *flags, hub.address, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def call(hub: HubProcess, method: str, request: Any = None) -> Any:
-    """Calls an rpc with one response."""
-    flags = () if request is None else ("-d", json.dumps(request))
-    return json.loads(grpcurl(hub, method, flags=flags))
-
-
-def publish(hub: HubProcess, kind: str, **fields: Any) -> Any:
-    event = {"type": kind, "source_service": "shell", **fields}
-    return call(hub, f"{EVENTS}/Publish", {"event": event})
-
-
-class Listener:
-    """A program that subscribes, and prints what it receives as JSON.
-
-    Args:
-        command: The program and its arguments.
-        env: Its environment; None: this process's.
-    """
-
-    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def next(self) -> Any:
-        """Reads the next response, which grpcurl prints over several lines."""
-        assert self.process.stdout is not None
-        text = ""
-        for line in self.process.stdout:
-            text += line
-            if line == "}\n":
-                return json.loads(text)
-        raise AssertionError(f"the stream has ended:\n{text}")
-
-    def events(self, count: int) -> list[Any]:
-        """Reads responses until so many events have come."""
-        events: list[Any] = []
-        while len(events) < count:
-            events += [each["event"] for each in self.next().get("deliveries", ())]
-        return events
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # All of its session, since a shell may stand between.
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate(timeout=PATIENCE)
-
-
-def subscribed(hub: HubProcess, request: Any) -> Listener:
-    """A grpcurl that subscribes."""
-    limit = ("-max-time", str(PATIENCE))
-    flags = ("-plaintext", *limit, "-d", json.dumps(request))
-    return Listener([str(GRPCURL), *flags, hub.address, f"{EVENTS}/Subscribe"])
-
-
 def test_list_names_the_services(hub: HubProcess) -> None:
     assert set(grpcurl(hub, "list").split()) == {
         EVENTS,
+        GROUPS,
+        REALTIME,
+        REGISTRY,
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -178,18 +119,35 @@ def test_batches_and_streams_of_batches_are_published(hub: HubProcess) -> None:
     assert streamed["acks"][0]["sequences"][0]["count"] == 3
 
 
+def test_a_shell_stands_in_rooms_that_others_send_to(hub: HubProcess) -> None:
+    wish = {"client_id": "shell", "user": "ann", "rooms": [{"room": "general"}]}
+    with listening(hub, f"{REALTIME}/Connect", wish) as listener:
+        assert listener.next()["started"]["client_id"] == "shell"
+        assert listener.next()["joined"]["room"] == "general"
+        message = {"message_type": "chat", "data": {"message": "hi", "n": 1.5}}
+        sent = call(hub, f"{REALTIME}/Broadcast", {**message, "rooms": ["general"]})
+        assert sent["connections"] == 1
+        (received,) = listener.next()["messages"]
+        assert received["data"] == message["data"]
+        assert received["message_id"] == sent["message_id"]
+        join = {"client_id": "shell", "join": {"room": "lobby", "presence_notices": True}}
+        joined = call(hub, f"{REALTIME}/JoinRoom", join)["joined"]
+        assert listener.next() == {"joined": joined}
+        call(hub, f"{REALTIME}/Broadcast", {"message_type": "system", "rooms": ["lobby"]})
+        (received,) = listener.next()["messages"]
+        assert (received["message_type"], received["data"]) == ("system", {})
+        rooms = call(hub, f"{REALTIME}/ListRooms")["rooms"]
+        assert [room["name"] for room in rooms] == ["general", "lobby"]
+        call(hub, f"{REALTIME}/Disconnect", {"users": ["ann"], "reason": "done"})
+        with pytest.raises(AssertionError, match="the stream has ended"):
+            listener.next()
+
+
 def test_a_mistake_is_explained_with_its_reason_and_field(hub: HubProcess) -> None:
-    done = subprocess.run(
-        [GRPCURL, "-plaintext", "-d", '{"event": {}}', hub.address, f"{EVENTS}/Publish"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "InvalidArgument" in done.stderr
-    assert "FIELD_MISSING" in done.stderr
-    assert "event.type" in done.stderr
+    told = refused(hub, f"{EVENTS}/Publish", {"event": {}})
+    assert "InvalidArgument" in told
+    assert "FIELD_MISSING" in told
+    assert "event.type" in told
 
 
 def printed(hub: HubProcess, method: str) -> list[str]:

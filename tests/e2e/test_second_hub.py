@@ -36,3 +36,12 @@ def test_a_killed_hub_leaves_neither_its_ports_nor_its_folder_taken(tmp_path: Pa
     ports = {"GRPC_PORT": str(first.grpc_port), "PORT": str(first.port)}
     with running(tmp_path, ports) as second:
         assert (second.grpc_port, second.port) == (first.grpc_port, first.port)
+
+
+def test_a_port_that_is_taken_on_one_of_a_names_addresses_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path / "first") as first:
+        settings = {"HOST": "localhost", "GRPC_PORT": str(first.grpc_port)}
+        code, text = refused_start(settings, tmp_path)
+        assert code == 1
+        assert f"cannot listen on 127.0.0.1 port {first.grpc_port}: it is in use by process" in text
+        assert text.startswith("switchboard: "), "gRPC has nothing to say before that"

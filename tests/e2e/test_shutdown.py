@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -220,3 +222,19 @@ async def test_a_second_signal_skips_the_drain(tmp_path: Path, second: signal.Si
             hub.process.send_signal(second)
             assert await exit_code(hub) == 0
             call.cancel()
+
+
+@pytest.mark.parametrize("module", ["pydantic", "grpc"])
+def test_an_interrupt_while_it_is_being_loaded_ends_it_without_a_word(
+    module: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "switchboard_server"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as hub:
+        assert hub.stderr is not None
+        # Python tells what it has imported as it goes.
+        while not hub.stderr.readline().rstrip().rpartition("|")[2].strip().startswith(module):
+            assert hub.poll() is None
+        hub.send_signal(signal.SIGINT)
+        said = [line for line in hub.stderr if not line.startswith("import time:")]
+    assert hub.returncode == -signal.SIGINT
+    assert said == []

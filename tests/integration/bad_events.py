@@ -46,7 +46,7 @@ _FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "attribute without key": ({"attributes": {"": "v"}}, "attributes", "INVALID_FIELD"),
     "long attribute key": ({"attributes": {"k" * 129: "v"}}, "attributes", "INVALID_FIELD"),
     "long attribute": ({"attributes": {"k": "v" * 1025}}, "attributes", "INVALID_FIELD"),
-    "time before 1970": (_at(-1), "deliver_at", "INVALID_FIELD"),
+    "time before year 1": (_at(-62_135_596_801), "deliver_at", "INVALID_FIELD"),
     "time after 9999": (_at(253_402_300_800), "deliver_at", "INVALID_FIELD"),
     "time of the end of all times": (_at(2**63 - 1), "deliver_at", "INVALID_FIELD"),
     "time with negative nanos": (_at(1, -1), "deliver_at", "INVALID_FIELD"),

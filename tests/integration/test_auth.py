@@ -1,11 +1,14 @@
 """Tokens over gRPC: who is let in, as whom, to what, and for how long."""
 
+import re
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -142,13 +145,13 @@ async def test_every_rpc_asks_for_its_permission(hub: HubProcess) -> None:
         assert denied(await failing(client.list_events()), "events.view")
 
 
-async def test_rpcs_that_are_not_served_ask_for_a_token_first(hub: HubProcess) -> None:
-    path = "RegistryService/Discover"
+async def test_a_token_is_asked_for_before_the_request_is_looked_at(hub: HubProcess) -> None:
+    path = "RegistryService/Register"
     async with connect(hub) as client:
         failure = await failing(client.raw(path, b""))
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
     async with connect(hub, token(*EVERYTHING)) as client:
-        assert denied(await failing(client.raw(path, b"")), "services.view")
+        assert denied(await failing(client.raw(path, b"")), "services.register")
 
 
 async def test_a_scope_is_asked_of_every_event_of_a_batch(hub: HubProcess, kind: str) -> None:
@@ -305,3 +308,19 @@ async def test_with_a_key_other_machines_are_let_in(tmp_path: Path) -> None:
     with running(tmp_path, {**SETTINGS, "HOST": "0.0.0.0"}) as hub:  # noqa: S104 - has a key
         async with connect(hub, token("events.publish")) as client:
             assert (await client.publish(an_event())).sequence == 1
+
+
+def test_the_command_that_the_hub_names_makes_a_token(hub: HubProcess) -> None:
+    (command,) = re.findall(r"make one with: (.*)", hub.text)
+    # As from a shell that does not have the hub's environment.
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=hub.folder,
+        env={"PATH": "/usr/bin:/bin", "JWT_SECRET_KEY": SECRET},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
+    assert claims["permissions"] == ["events.publish", "events.subscribe"]

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from switchboard.v1 import errors_pb2
+from switchboard.v1.event_pb2 import Event
 from switchboard.v1.event_service_pb2 import (
     PublishBatchRequest,
     PublishStreamRequest,
@@ -204,3 +206,22 @@ async def test_a_hub_may_be_told_to_take_larger_and_smaller_requests(tmp_path: P
             assert failure.metadata["limit"] == "2000"
             failure = await failing(client.publish_batch([an_event(text="." * 1900)] * 11))
             assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_data_may_nest_as_deep_as_is_promised_and_deeper_is_told_why(
+    client: Client, kind: str
+) -> None:
+    def nested_objects(depth: int) -> Event:
+        data: dict[str, Any] = {}
+        for _ in range(depth - 1):
+            data = {"in": data}
+        event = an_event(kind)
+        event.data.update(data)
+        return event
+
+    await client.publish(nested_objects(29))
+    (listed,) = (await client.list_events(kind)).events
+    assert listed.data == nested_objects(29).data
+    failure = await failing(client.publish(nested_objects(34)))
+    assert failure.reason == "MALFORMED_REQUEST"
+    assert "nest `data` less than 30 deep" in failure.message

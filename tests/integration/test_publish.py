@@ -66,8 +66,9 @@ def in_an_hour() -> Timestamp:
     return Timestamp(seconds=int(time.time()) + 3600)
 
 
+@pytest.mark.parametrize("due", [in_the_past(), Timestamp(seconds=-62_135_596_800)], ids=str)
 async def test_an_event_is_answered_with_its_place_and_listed_as_it_was_sent(
-    client: Client, kind: str
+    client: Client, kind: str, due: Timestamp
 ) -> None:
     event = an_event(
         kind,
@@ -78,7 +79,7 @@ async def test_an_event_is_answered_with_its_place_and_listed_as_it_was_sent(
         ordering_key="customer-7",
         correlation_id="request-9",
         ttl=Duration(seconds=3600),
-        deliver_at=in_the_past(),
+        deliver_at=due,
     )
     event.data.update({"order": 1, "lines": [{"sku": "é"}, None, True]})
     before = time.time_ns()

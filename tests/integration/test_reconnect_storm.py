@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from switchboard.v1 import event_pb2, event_service_pb2, subscription_pb2
-from switchboard_server.rpc.server import _OPTIONS as OPTIONS
+from switchboard_server.rpc.server import OPTIONS
 from tests.e2e.load import PATIENCE, metrics, numbered, read, running, stub, until
 
 CHANNELS = 20

@@ -19,6 +19,9 @@ from tests.integration.client import DEADLINE, Client, an_event, failing
 from tests.integration.hubs import MEMORY, connect, running
 
 EVENTS = "switchboard.v1.EventService"
+GROUPS = "switchboard.v1.GroupService"
+REALTIME = "switchboard.v1.RealtimeService"
+REGISTRY = "switchboard.v1.RegistryService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 CHANNELZ = "grpc.channelz.v1.Channelz"
@@ -33,13 +36,13 @@ def asking(service: str = "") -> health_pb2.HealthCheckRequest:
     return health_pb2.HealthCheckRequest(service=service)
 
 
-@pytest.mark.parametrize("service", ["", EVENTS])
+@pytest.mark.parametrize("service", ["", EVENTS, REALTIME, REGISTRY])
 async def test_the_hub_and_its_service_serve(client: Client, service: str) -> None:
     answer = await health(client).Check(asking(service), timeout=DEADLINE)
     assert answer.status == SERVING
 
 
-@pytest.mark.parametrize("service", ["switchboard.v1.GroupService", "no.such.Service", "*"])
+@pytest.mark.parametrize("service", ["switchboard.v1.OtherService", "no.such.Service", "*"])
 async def test_the_health_of_what_is_not_served_is_not_found(client: Client, service: str) -> None:
     failure = await failing(health(client).Check(asking(service), timeout=DEADLINE))
     assert failure.code is grpc.StatusCode.NOT_FOUND
@@ -50,6 +53,9 @@ async def test_health_lists_what_is_served(client: Client) -> None:
     assert {name: each.status for name, each in answer.statuses.items()} == {
         "": SERVING,
         EVENTS: SERVING,
+        GROUPS: SERVING,
+        REALTIME: SERVING,
+        REGISTRY: SERVING,
     }
 
 
@@ -114,6 +120,9 @@ async def reflection(client: Client, request: pytest.FixtureRequest) -> AsyncIte
 async def test_reflection_lists_what_is_served(reflection: Reflection) -> None:
     assert await reflection.services() == {
         EVENTS,
+        GROUPS,
+        REALTIME,
+        REGISTRY,
         "grpc.health.v1.Health",
         *(f"{version}.ServerReflection" for version in REFLECTION),
     }

@@ -122,13 +122,6 @@ async def test_a_start_after_a_time_leaves_out_what_entered_the_log_by_then(
         assert texts(await subscriber.until_caught_up()) == ["before", "then", "after"]
 
 
-async def test_a_start_after_a_time_to_come_begins_at_the_end(client: Client, kind: str) -> None:
-    await client.publish(an_event(kind, text="before"))
-    async with client.subscribe(kind, after_time=Timestamp(seconds=253402300799)) as subscriber:
-        await client.publish(an_event(kind, text="next"))
-        assert texts(await subscriber.events(1)) == ["next"]
-
-
 async def test_a_position_beyond_the_end_is_of_another_log(client: Client) -> None:
     last = (await client.publish(an_event())).sequence
     for position in (last + 1, 2**64 - 1):

@@ -151,7 +151,8 @@ async def test_scheduled_events_survive_a_kill(tmp_path: Path) -> None:
 
 
 async def test_what_retention_has_removed_is_told_as_a_gap(tmp_path: Path) -> None:
-    with running(tmp_path, {**MEMORY, "SWITCHBOARD_RETENTION_SECONDS": "1"}) as hub:
+    second = {"SWITCHBOARD_RETENTION_SECONDS": "1", "SWITCHBOARD_IDEMPOTENCY_SECONDS": "1"}
+    with running(tmp_path, {**MEMORY, **second}) as hub:
         async with connect(hub) as client:
             results = await client.publish_batch(numbered("order.created", 10))
             await wait(client, 3)

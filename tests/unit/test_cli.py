@@ -63,6 +63,10 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert run("--version").stdout == f"switchboard {__version__}\n"
 
 
+def expires(minutes: str) -> tuple[str, str]:
+    return "--expires-minutes", minutes
+
+
 def test_a_token_is_printed_that_the_hub_would_accept() -> None:
     permissions = ("--permission", "events.publish:order.*", "--permission", "events.view")
     result = run("token", "--subject", "alice", *permissions, JWT_SECRET_KEY=SECRET)
@@ -70,13 +74,22 @@ def test_a_token_is_printed_that_the_hub_would_accept() -> None:
     assert claims["sub"] == "alice"
     assert claims["permissions"] == ["events.publish:order.*", "events.view"]
     assert claims["exp"] - claims["iat"] == 1440 * 60
-    result = run("token", "--subject", "a", "--expires-minutes", "5", JWT_SECRET_KEY=SECRET)
+    result = run("token", "--subject", "a", *permissions, *expires("5"), JWT_SECRET_KEY=SECRET)
     claims = jwt.decode(result.stdout.strip(), SECRET, algorithms=["HS256"])
     assert claims["exp"] - claims["iat"] == 300
 
 
 def test_a_token_that_cannot_be_made_says_why() -> None:
-    assert "set JWT_SECRET_KEY" in run("token", "--subject", "a").stderr
+    useful = ("token", "--subject", "a", "--permission", "events.view")
+    assert "set JWT_SECRET_KEY" in run(*useful).stderr
+    result = run("token", "--subject", "a", JWT_SECRET_KEY=SECRET)
+    assert result.exit_code == EXIT_SETTINGS
+    assert "Missing option '--permission'" in result.stderr
+    for minutes in ("0", "52704001", "9" * 30):
+        result = run(*useful, *expires(minutes), JWT_SECRET_KEY=SECRET)
+        assert result.exit_code == EXIT_SETTINGS
+        assert "is not in the range 1<=x<=52704000" in result.stderr
+    assert run(*useful, *expires("52704000"), JWT_SECRET_KEY=SECRET).exit_code == 0
     result = run("token", "--subject", "a", "--permission", "x", JWT_SECRET_KEY=SECRET)
     assert result.exit_code == EXIT_SETTINGS
     assert "--permission: 'x' does not exist; there are events.publish, " in result.stderr

@@ -16,6 +16,7 @@ from switchboard_server.config import (
     load_settings,
     setting_rows,
 )
+from switchboard_server.core.realtime.history import HistoryPolicy
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -252,6 +253,12 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         ({"PORT": "50051"}, "GRPC_PORT", "another port"),
         ({"SWITCHBOARD_MAX_EVENT_BYTES": "5000000"}, "SWITCHBOARD_MAX_EVENT_BYTES", "4194304"),
         ({"SWITCHBOARD_MAX_PENDING_BYTES": "2048"}, "SWITCHBOARD_MAX_PENDING_BYTES", "1048576"),
+        ({"SWITCHBOARD_RETENTION_SECONDS": "119"}, "SWITCHBOARD_RETENTION_SECONDS", "which is 120"),
+        (
+            {"SWITCHBOARD_IDEMPOTENCY_SECONDS": "604801"},
+            "SWITCHBOARD_RETENTION_SECONDS",
+            "which is 604801",
+        ),
         ({"SWITCHBOARD_TLS_CERT_FILE": "/x"}, "SWITCHBOARD_TLS_KEY_FILE", "needs it"),
         ({"SWITCHBOARD_TLS_KEY_FILE": "/x"}, "SWITCHBOARD_TLS_CERT_FILE", "needs it"),
     ],
@@ -323,12 +330,56 @@ def test_debug_lowers_the_log_level_unless_one_is_set(env: dict[str, str], level
     assert load(env).logging.level == level
 
 
+def test_rooms_that_remember_are_named_by_patterns() -> None:
+    second = 1_000_000_000
+    settings = load({"SWITCHBOARD_ROOM_HISTORY": "chat-*=100/5m, lobby=20/1h,*=1/30s,log=9/2d"})
+    assert settings.realtime.history == {
+        "chat-*": HistoryPolicy(100, 300 * second),
+        "lobby": HistoryPolicy(20, 3600 * second),
+        "*": HistoryPolicy(1, 30 * second),
+        "log": HistoryPolicy(9, 2 * 24 * 3600 * second),
+    }
+    assert load({}).realtime.history == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("chat", "chat=", "=5/1m", "chat=0/1m", "chat=5/0m", "chat=5/1", "chat=5/1w", "a*b=5/1m"),
+        *("chat=5/1m,", "chat=5/1m,chat=6/1m", "chat=-5/1m", "a\n=5/1m", f"{'x' * 256}=5/1m"),
+    ],
+)
+def test_a_room_history_that_cannot_be_read_is_told_with_an_example(value: str) -> None:
+    found = problems({"SWITCHBOARD_ROOM_HISTORY": value})
+    assert list(found) == ["SWITCHBOARD_ROOM_HISTORY"]
+    assert "chat-*=100/5m" in found["SWITCHBOARD_ROOM_HISTORY"].text
+
+
+def test_a_message_has_to_fit_into_an_outbox() -> None:
+    values = {"SWITCHBOARD_MAX_BROADCAST_BYTES": "70000", "SWITCHBOARD_OUTBOX_BYTES": "65536"}
+    assert list(problems(values)) == ["SWITCHBOARD_MAX_BROADCAST_BYTES"]
+
+
 def test_every_setting_is_listed_with_a_default_what_is_allowed_and_a_sentence() -> None:
     rows = list(setting_rows())
-    assert len({row.name for row in rows}) == len(rows) == 31
+    assert len({row.name for row in rows}) == len(rows) == 52
     for row in rows:
         assert row.default, row
         assert row.allowed, row
         assert row.help.endswith("."), row
         assert re.fullmatch(r"[A-Z_]+", row.name), row
     assert not {row.name for row in rows}.intersection(RESERVED)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SWITCHBOARD_GRPC_PORT", "did you mean GRPC_PORT?"),
+        ("SWITCHBOARD_PORT", "did you mean PORT?"),
+        ("SWITCHBOARD_JWT_SECRET", "did you mean JWT_SECRET_KEY?"),
+        ("SWITCHBOARD_MAX_SUBSCRIBERS", "did you mean SWITCHBOARD_MAX_SUBSCRIPTIONS?"),
+        ("SWITCHBOARD_FOO", "--help lists all settings"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    assert problems({name: "1"})[name].text == f"in the environment is no setting; {meant}"

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from switchboard_server.core.realtime.stats import RealtimeStats
 from switchboard_server.core.stats import EventStats, Histogram
 from switchboard_server.telemetry.logs import configure_logging
 from switchboard_server.telemetry.metrics import RPC_BUCKETS, Metrics
@@ -83,6 +84,39 @@ def test_streams_are_counted_when_they_end_and_shown_while_they_are_open() -> No
     assert found["switchboard_rpc_streams_open", SUBSCRIBE] == 1
     assert found["switchboard_rpc_total", "CANCELLED", SUBSCRIBE] == 1
     assert not [key for key in found if key[0].startswith("switchboard_rpc_duration")]
+
+
+def test_connections_and_messages_are_shown() -> None:
+    metrics = Metrics("1.2.3")
+    stats = RealtimeStats(
+        connections={"grpc": 2},
+        users=3,
+        rooms=4,
+        history_bytes=5,
+        received=6,
+        delivered=7,
+        replayed=8,
+        dropped=9,
+        pending=10,
+        ended={"SLOW_CONSUMER": 11},
+    )
+    metrics.watch_realtime(lambda: stats)
+    expected = {
+        ("switchboard_connections", "grpc"): 2,
+        ("switchboard_connections", "websocket"): 0,
+        ("switchboard_users_online",): 3,
+        ("switchboard_rooms",): 4,
+        ("switchboard_room_history_bytes",): 5,
+        ("switchboard_messages_received_total",): 6,
+        ("switchboard_messages_delivered_total",): 7,
+        ("switchboard_messages_replayed_total",): 8,
+        ("switchboard_messages_dropped_total",): 9,
+        ("switchboard_outbox_messages",): 10,
+        ("switchboard_connections_ended_total", "SLOW_CONSUMER"): 11,
+    }
+    assert len(expected) == len(fields(RealtimeStats)) + 1
+    found = samples(metrics)
+    assert {key: found.get(key) for key in expected} == expected
 
 
 def test_the_hubs_own_numbers_are_read_anew_each_time() -> None:

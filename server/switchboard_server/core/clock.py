@@ -11,3 +11,12 @@ SECOND_NS = 1_000_000_000
 
 wall_clock: Clock = time.time_ns
 """The machine's clock."""
+
+
+def steady_clock() -> Clock:
+    """A clock that starts with the machine's and then runs evenly, even if that one is set.
+
+    For deadlines: a clock that is set would end them all at once, or not for long.
+    """
+    ahead = time.time_ns() - time.monotonic_ns()
+    return lambda: time.monotonic_ns() + ahead

@@ -11,6 +11,7 @@
     ├── AbortedError              somebody else took the place
     ├── ResourceExhaustedError    a limit is reached; later, or less of it
     ├── UnavailableError          not now; try again
+    ├── DeadlineExceededError     it took longer than the caller would wait
     ├── DataLossError             stored data cannot be read back
     └── UnimplementedError        this hub does not serve it
 
@@ -93,6 +94,10 @@ class ResourceExhaustedError(SwitchboardError):
 
 class UnavailableError(SwitchboardError):
     """The hub cannot do it now; the same call may work later."""
+
+
+class DeadlineExceededError(SwitchboardError):
+    """It took longer than the caller would wait."""
 
 
 class DataLossError(SwitchboardError):

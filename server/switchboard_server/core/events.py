@@ -10,13 +10,14 @@ from typing import Literal
 from switchboard_server.core.clock import Clock, wall_clock
 from switchboard_server.core.errors import (
     OutOfRangeError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     UnavailableError,
     invalid_field,
 )
 from switchboard_server.core.filters import Filter, validate
 from switchboard_server.core.listing import Page, Query, list_page
-from switchboard_server.core.ports import EventLog, ReadResult
+from switchboard_server.core.ports import Appended, EventLog, ReadResult
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.records import Batch, Drafts
@@ -77,6 +78,11 @@ class EventHub:
         log: Where events are kept.
         limits: How much the hub takes on.
         clock: Unix time in nanoseconds.
+
+    Attributes:
+        members: Streams of consumer groups, which count as subscriptions.
+        problem: Why the log cannot be written to; None: it can.
+        availability: Is set when `problem` changes.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class EventHub:
         self._delivered = 0
         self._gaps = 0
         self._first_at_start = 1
+        self.members = 0
         self.problem: str | None = None
         self.availability = asyncio.Event()
 
@@ -101,6 +108,11 @@ class EventHub:
     def log(self) -> EventLog:
         """Where events are kept."""
         return self._log
+
+    @property
+    def tail(self) -> Tail:
+        """The newest part of the log; another one before `open`."""
+        return self._tail
 
     async def open(self) -> None:
         """Opens the log and takes up where it stands.
@@ -162,20 +174,19 @@ class EventHub:
             heartbeat: Seconds of silence after which to say that the subscription lives.
 
         Raises:
-            InvalidArgumentError: The filter or the heartbeat is not allowed.
+            InvalidArgumentError: The filter or the heartbeat is not allowed, or the time to begin
+                after is still to come.
             PermissionDeniedError: The filter asks for more than the caller may read.
             OutOfRangeError: The log has not reached the sequence to begin after.
             ResourceExhaustedError: There are as many subscriptions as there may be.
             UnavailableError: The hub shuts down.
         """
-        low, high = HEARTBEAT_BOUNDS
-        if not low <= heartbeat <= high:
-            raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
+        check_heartbeat(heartbeat)
         validate(wish)
         check_scope(principal, "events.subscribe", wish)
-        self._admit()
-        after = await self._position(start)
-        self._admit()
+        self.admit()
+        after = await self.position(start)
+        self.admit()
         subscription = Subscription(
             wish,
             after,
@@ -261,6 +272,10 @@ class EventHub:
             self._tail.append(batch)
         self._release()
 
+    def released(self, drafts: Drafts, appended: Appended) -> None:
+        """Takes notice of what was scheduled; see `LogListener`."""
+        self._publisher.released(drafts, appended)
+
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice whether the log can be written to; see `LogListener`."""
         self.problem = problem
@@ -273,24 +288,38 @@ class EventHub:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Checks that one more subscription, of a group's member or not, may be opened.
+
+        Raises:
+            ResourceExhaustedError: There are as many as there may be.
+            UnavailableError: The hub shuts down.
+        """
         if self._closing is not None:
             raise self._closing
         limit = self._limits.max_subscriptions
-        if len(self._subscriptions) >= limit:
+        if len(self._subscriptions) + self.members >= limit:
             raise ResourceExhaustedError(
                 "LIMIT_REACHED",
                 f"there are {limit} subscriptions already; raise SWITCHBOARD_MAX_SUBSCRIPTIONS",
                 metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_SUBSCRIPTIONS"},
             )
 
-    async def _position(self, start: Start) -> int:
+    async def position(self, start: Start) -> int:
+        """Finds the sequence after which a subscription begins.
+
+        Raises:
+            InvalidArgumentError: The time to begin after is still to come.
+            OutOfRangeError: The log has not reached the sequence to begin after.
+            UnavailableError: The log cannot be read now.
+        """
         window = self._log.window
         if start is Begin.LATEST:
             return window.last
         if start is Begin.EARLIEST:
             return window.first - 1
         if isinstance(start, AfterTime):
+            await self._check_past(start.time_ns)
             return await self._log.sequence_before(start.time_ns + 1)
         if start.sequence > window.last:
             raise OutOfRangeError(
@@ -301,12 +330,36 @@ class EventHub:
             )
         return start.sequence
 
+    async def _check_past(self, time_ns: int) -> None:
+        """Refuses a time to come, since events that enter the log before it would be delivered."""
+        # The clock may have been set back: a time that the log has reached is past in any case.
+        ahead = time_ns > self._clock()
+        if ahead and await self._log.sequence_before(time_ns) >= self._log.window.last:
+            raise invalid_field(
+                "after_time",
+                "lies ahead of the hub's clock; START_AT_LATEST begins with what comes now",
+            )
+
     async def _read(self, after: int, max_bytes: int) -> ReadResult:
         if after >= self._tail.floor:
             await asyncio.sleep(0)  # A turn of the loop for the others, as a read of the log gives.
             if after >= self._tail.floor:
                 return ReadResult(self._tail.read(after, max_bytes), self._log.window)
         return await self._log.read(after, max_bytes)
+
+
+def check_heartbeat(heartbeat: float) -> None:
+    """Checks how often a stream is to say that it lives.
+
+    Args:
+        heartbeat: Seconds.
+
+    Raises:
+        InvalidArgumentError: It is not allowed.
+    """
+    low, high = HEARTBEAT_BOUNDS
+    if not low <= heartbeat <= high:
+        raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
 
 
 def check_scope(principal: Principal, permission: str, wish: Filter) -> None:
@@ -320,8 +373,13 @@ def check_scope(principal: Principal, permission: str, wish: Filter) -> None:
     Raises:
         PermissionDeniedError: It asks for types outside.
     """
-    if not principal.scoped(permission):
-        principal.require(permission)
-        return
-    for pattern in wish.types or ("*",):
-        principal.require(permission, pattern)
+    principal.require(permission)
+    try:
+        for pattern in wish.types or ("*",):
+            principal.require(permission, pattern)
+    except PermissionDeniedError as error:
+        raise PermissionDeniedError(
+            error.reason,
+            f"list filter.types within your scope: {error.message}",
+            metadata=error.metadata,
+        ) from None

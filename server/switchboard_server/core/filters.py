@@ -1,5 +1,6 @@
 """Which events a subscription wants."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,8 +10,21 @@ from switchboard_server.core.errors import InvalidArgumentError, Violation
 
 MAX_NAME = 255
 """Longest type, service name, key or id, in characters."""
+MAX_ATTRIBUTE_KEY = 128
+"""Longest attribute key, in characters."""
+MAX_ATTRIBUTE_VALUE = 1024
+"""Longest attribute value, in characters."""
+MAX_TOLD = 10
+"""Most entries of a filter that an error names, so that it fits into gRPC's metadata."""
 MAX_FILTER_ENTRIES = 256
 """Most entries of a filter, all its fields together."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def has_control(text: str) -> bool:
+    """Whether a text has control characters, which names must not have."""
+    return _CONTROL.search(text) is not None
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -99,7 +113,7 @@ def validate(wish: Filter, path: str = "filter") -> None:
         path: Where it stands in the request, for the error.
 
     Raises:
-        InvalidArgumentError: Names every field that is not allowed.
+        InvalidArgumentError: Names the entries that are not allowed, the first ten at most.
     """
     lists = {
         "types": wish.types,
@@ -113,7 +127,12 @@ def validate(wish: Filter, path: str = "filter") -> None:
         for pattern in patterns
         if (problem := _pattern_problem(pattern))
     ]
-    if violations:
+    violations += [
+        Violation(f"{path}.attributes", problem)
+        for key, value in wish.attributes.items()
+        if (problem := attribute_problem(key, value))
+    ]
+    if violations := violations[:MAX_TOLD]:
         raise InvalidArgumentError(
             "INVALID_FIELD",
             "; ".join(f"{each.field}: {each.description}" for each in violations),
@@ -139,6 +158,18 @@ def check_entries(entries: int, path: str = "filter") -> None:
             violations=[Violation(path, text)],
             metadata={"limit": str(MAX_FILTER_ENTRIES), "actual": str(entries)},
         )
+
+
+def attribute_problem(key: str, value: str) -> str | None:
+    """Why an attribute is not allowed, of an event or in a filter; None: it is."""
+    if not 0 < len(key) <= MAX_ATTRIBUTE_KEY:
+        return f"the key {key[:40]!r} must have 1 to {MAX_ATTRIBUTE_KEY} characters"
+    if len(value) > MAX_ATTRIBUTE_VALUE:
+        return (
+            f"the value of {key[:40]!r} has {len(value)} characters, "
+            f"at most {MAX_ATTRIBUTE_VALUE} are allowed"
+        )
+    return None
 
 
 def _pattern_problem(pattern: str) -> str | None:

@@ -1,15 +1,13 @@
 """Reading the log's history a page at a time."""
 
-import base64
-import binascii
-import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.errors import invalid_field
 from switchboard_server.core.filters import EVERYTHING, Filter
+from switchboard_server.core.paging import make_token, read_token
 from switchboard_server.core.ports import EventLog, ReadResult
 from switchboard_server.core.records import Batch
 
@@ -173,34 +171,16 @@ def _size(result: ReadResult) -> int:
     return sum(len(batch.frames) for batch in result.batches)
 
 
-_TOKEN = struct.Struct(">Q8s")
+_POSITION = struct.Struct(">Q")
 
 
-def _digest(query: Query, log_id: str, position: int) -> bytes:
-    asked = (log_id, position, query.filter.key, query.start_ns, query.end_ns, query.newest_first)
-    return hashlib.blake2b(repr(asked).encode(), digest_size=8).digest()
+def _asked(query: Query, log_id: str) -> object:
+    return (log_id, query.filter.key, query.start_ns, query.end_ns, query.newest_first)
 
 
 def _make_token(query: Query, log_id: str, position: int) -> str:
-    token = _TOKEN.pack(position, _digest(query, log_id, position))
-    return base64.urlsafe_b64encode(token).decode().rstrip("=")
+    return make_token(_POSITION.pack(position), _asked(query, log_id))
 
 
 def _read_token(query: Query, log_id: str) -> int:
-    text = query.page_token
-    try:
-        token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        position, digest = _TOKEN.unpack(token)
-    except (binascii.Error, ValueError, struct.error):
-        position, digest = 0, b""
-    if digest != _digest(query, log_id, position):
-        problem = (
-            "is not one that this hub gave for this query; repeat the query as it was, "
-            "or begin without a token"
-        )
-        raise InvalidArgumentError(
-            "INVALID_PAGE_TOKEN",
-            f"page_token: {problem}",
-            violations=[Violation("page_token", problem)],
-        )
-    return int(position)
+    return int(_POSITION.unpack(read_token(query.page_token, _asked(query, log_id)))[0])

@@ -97,6 +97,14 @@ class LogListener(Protocol):
         what waited could not be stored: then there is room for others.
         """
 
+    def released(self, drafts: Drafts, appended: Appended) -> None:
+        """Takes notice that scheduled events have entered the log, after `appended` had them.
+
+        Args:
+            drafts: The events, as they were scheduled.
+            appended: Where they stand.
+        """
+
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice that the log cannot be written to, and why; None: it can again."""
 
@@ -172,12 +180,14 @@ class EventLog(Protocol):
         """
         ...
 
-    async def read(self, after: int, max_bytes: int) -> ReadResult:
+    async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """Reads forward.
 
         Args:
             after: The first event wanted is the one after this sequence.
             max_bytes: Stop when this many bytes are read; at least one batch is.
+            priority: Only batches that hold events of this priority; 0: all. Reading goes on after
+                the last batch, or after the window where there is none.
 
         Raises:
             UnavailableError: The log cannot be read now.

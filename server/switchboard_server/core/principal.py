@@ -49,6 +49,15 @@ class Principal:
         self.scopes: Mapping[str, tuple[str, ...]] = MappingProxyType(scopes)
         self.expires_at = expires_at
 
+    def named(self, user: str) -> "Principal":
+        """This caller under a user's name, where it has none of its own."""
+        if self.subject or not user:
+            return self
+        renamed = Principal(user, (), self.expires_at)
+        # Shared, since thousands of connections may have the same.
+        renamed.scopes = self.scopes
+        return renamed
+
     def may(self, permission: str) -> bool:
         """Whether the caller holds the permission, be it in a scope."""
         return permission in self.scopes
@@ -56,6 +65,10 @@ class Principal:
     def scoped(self, permission: str) -> bool:
         """Whether the caller holds the permission only for certain names."""
         return "*" not in self.scopes.get(permission, ())
+
+    def covers(self, permission: str, resource: str) -> bool:
+        """Whether the caller may do something to a name; see `require`."""
+        return any(covers(scope, resource) for scope in self.scopes.get(permission, ()))
 
     def require(self, permission: str, resource: str | None = None) -> None:
         """Checks that the caller may do something.
@@ -75,7 +88,7 @@ class Principal:
                 f"the token of {self.subject!r} lacks the permission {permission}",
                 metadata={"permission": permission},
             )
-        if resource is not None and not any(covers(scope, resource) for scope in scopes):
+        if resource is not None and not self.covers(permission, resource):
             raise PermissionDeniedError(
                 "PERMISSION_DENIED",
                 f"the token of {self.subject!r} holds {permission} only for "

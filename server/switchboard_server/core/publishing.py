@@ -98,9 +98,17 @@ class Publisher:
         """Remembers the ids that the log holds of before a restart."""
         since = self._clock() - self._limits.idempotency_ns
         for recent in await self._log.recent_ids(since, self._limits.idempotency_keys):
-            self._ids_time = max(self._ids_time, recent.time_ns)
-            key = (recent.source_service, recent.id)
-            self.ids.accept([key], [recent.sequence], self._ids_time)
+            self._accept([((recent.source_service, recent.id), recent.sequence)], recent.time_ns)
+
+    def released(self, drafts: Drafts, appended: Appended) -> None:
+        """Remembers where scheduled events stand now, from now on, as after a restart."""
+        given = [
+            ((drafts.route(index).source_service, each), appended.first + index)
+            for index, each in enumerate(drafts.ids or ())
+            if each
+        ]
+        if given:
+            self._accept(given, appended.time_ns)
 
     async def publish(
         self, drafts: Drafts, principal: Principal, *, waited: bool = False
@@ -227,10 +235,19 @@ class Publisher:
             self.ids.fail([key for _, key in given], error)
         elif given:
             appended = done.result()
-            time_ns = self._clock() if appended is None else appended.time_ns
-            self._ids_time = max(self._ids_time, time_ns)
-            sequences = [SCHEDULED if appended is None else appended.first + at for at, _ in given]
-            self.ids.accept([key for _, key in given], sequences, self._ids_time)
+            self._accept(
+                [
+                    (key, SCHEDULED if appended is None else appended.first + at)
+                    for at, key in given
+                ],
+                self._clock() if appended is None else appended.time_ns,
+            )
+
+    def _accept(self, given: Sequence[tuple[Key, int]], time_ns: int) -> None:
+        """Remembers the sequence of each key."""
+        self._ids_time = max(self._ids_time, time_ns)
+        keys, sequences = [key for key, _ in given], [sequence for _, sequence in given]
+        self.ids.accept(keys, sequences, self._ids_time)
 
 
 @dataclass(slots=True)

@@ -48,6 +48,7 @@ class Extra:
     """Time to live in nanoseconds; 0: unlimited."""
     deliver_at_ns: int = 0
     """Unix time in nanoseconds at which to enter the log; 0: at once."""
+    correlation_id: str = ""
 
 
 @dataclass(slots=True)
@@ -136,6 +137,8 @@ class Batch:
         attributes: By index, for events that have attributes.
         ordering_keys: By index, for events that have one.
         expiries: By index, for events that expire: Unix time in nanoseconds.
+        correlation_ids: By index, for events that have one, while they are new: what is read back
+            from the log has none, since only those who wait for a response look for them.
     """
 
     first: int
@@ -148,6 +151,7 @@ class Batch:
     attributes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     ordering_keys: Mapping[int, str] = field(default_factory=dict)
     expiries: Mapping[int, int] = field(default_factory=dict)
+    correlation_ids: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many events it holds."""
@@ -350,4 +354,7 @@ class _Columns:
             attributes={i: each.attributes for i, each in extras.items() if each.attributes},
             ordering_keys={i: each.ordering_key for i, each in extras.items() if each.ordering_key},
             expiries={i: self.time_ns + each.ttl_ns for i, each in extras.items() if each.ttl_ns},
+            correlation_ids={
+                i: each.correlation_id for i, each in extras.items() if each.correlation_id
+            },
         )

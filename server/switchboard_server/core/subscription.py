@@ -18,9 +18,15 @@ from switchboard_server.core.tail import MAX_CHUNK_BYTES, Chunk, Tail, assemble
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The subscription stands; everything after `position` will come."""
+    """The subscription stands; everything after `position` will come.
+
+    Args:
+        position: Where it begins.
+        member_id: Names the stream among the members of its group; empty without a group.
+    """
 
     position: int
+    member_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,15 @@ own pace.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-from switchboard_server.core.filters import Filter
+from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.records import Batch, Run, count, runs_of
 from switchboard_server.core.router import Router
+from switchboard_server.core.waking import Waiter, Waking
 
 MAX_CHUNK_BYTES = 512 * 1024
 """A delivery takes no further batch once it holds this many bytes, far below gRPC's 4 MiB."""
-
-
-class Waiter(Protocol):
-    """A subscription that has nothing to deliver."""
-
-    def wake(self) -> None:
-        """Tells it that there is something now."""
 
 
 class Chunk:
@@ -88,6 +81,7 @@ class Audience:
         "_shared",
         "_shared_key",
         "_waiting",
+        "_waking",
         "filter",
         "first",
         "floor",
@@ -95,12 +89,13 @@ class Audience:
         "members",
     )
 
-    def __init__(self, wish: Filter, floor: int) -> None:
+    def __init__(self, wish: Filter, floor: int, waking: Waking) -> None:
         self.filter = wish
         self.members = 0
         self.first = 0
         self.floor = floor
         self.matches: dict[int, Match] = {}
+        self._waking = waking
         self._waiting: dict[Waiter, None] = {}
         self._shared_key: tuple[int, int] | None = None
         self._shared: tuple[bytes, int] = (b"", 0)
@@ -115,8 +110,7 @@ class Audience:
         self.matches[self.end] = Match(batch, runs)
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
-            for each in waiting:
-                each.wake()
+            self._waking.add(waiting)
 
     def evict(self, batch: Batch) -> None:
         """Forgets the oldest match, which is the given batch's."""
@@ -134,6 +128,7 @@ class Audience:
     def forget(self, waiter: Waiter) -> None:
         """Takes back `wait`."""
         self._waiting.pop(waiter, None)
+        self._waking.forget(waiter)
 
     def number_after(self, sequence: int) -> int:
         """Number of the first match that holds anything after a sequence not below the floor."""
@@ -202,6 +197,7 @@ class Tail:
         self._batches: deque[tuple[Batch, list[Audience]]] = deque()
         self._audiences: dict[Filter, Audience] = {}
         self._router: Router[Audience] = Router()
+        self._waking = Waking()
         self.bytes = 0
         self.floor = last
         self.last = last
@@ -210,7 +206,7 @@ class Tail:
         """Adds a member to the audience of a filter."""
         audience = self._audiences.get(wish)
         if audience is None:
-            audience = self._audiences[wish] = Audience(wish, self.last)
+            audience = self._audiences[wish] = Audience(wish, self.last, self._waking)
             self._router.add(audience)
         audience.members += 1
         return audience
@@ -221,6 +217,13 @@ class Tail:
         if not audience.members:
             del self._audiences[audience.filter]
             self._router.remove(audience)
+
+    def audiences(self, route: Route, attributes: Mapping[str, str]) -> list[Audience]:
+        """Who would get an event."""
+        return [
+            *self._router.by_route(route),
+            *self._router.by_attributes(route, attributes),
+        ]
 
     def append(self, batch: Batch) -> None:
         """Adds the next batch and offers it to whom it matches."""

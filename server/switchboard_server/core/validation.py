@@ -5,15 +5,11 @@ from functools import lru_cache
 
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
-from switchboard_server.core.filters import MAX_NAME, Route
+from switchboard_server.core.filters import MAX_NAME, Route, attribute_problem, has_control
 from switchboard_server.core.records import Extra
 
 MAX_ATTRIBUTES = 64
 """Most attributes of an event."""
-MAX_ATTRIBUTE_KEY = 128
-"""Longest attribute key, in characters."""
-MAX_ATTRIBUTE_VALUE = 1024
-"""Longest attribute value, in characters."""
 MAX_DELIVER_AHEAD_NS = 366 * 24 * 3600 * SECOND_NS
 """How far ahead `deliver_at` may lie, in nanoseconds."""
 PRIORITIES = (1, 2, 3, 4)
@@ -49,9 +45,9 @@ def _route_problem(route: Route) -> InvalidArgumentError | None:
         value: str = getattr(route, name)
         if len(value) > MAX_NAME:
             return _too_long(name, value)
-        if "*" in value or not value.isprintable():
+        if "*" in value or has_control(value):
             return invalid_field(
-                name, f"{value[:40]!r} has a '*' or a character that does not print; leave them out"
+                name, f"{value[:40]!r} has a '*' or a control character; leave them out"
             )
     if route.priority not in PRIORITIES:
         return invalid_field(
@@ -110,16 +106,8 @@ def _attributes_problem(attributes: Mapping[str, str]) -> InvalidArgumentError |
             reason="TOO_LARGE",
         )
     for key, value in attributes.items():
-        if not 0 < len(key) <= MAX_ATTRIBUTE_KEY:
-            return invalid_field(
-                "attributes", f"the key {key[:40]!r} must have 1 to {MAX_ATTRIBUTE_KEY} characters"
-            )
-        if len(value) > MAX_ATTRIBUTE_VALUE:
-            return invalid_field(
-                "attributes",
-                f"the value of {key!r} has {len(value)} characters, "
-                f"at most {MAX_ATTRIBUTE_VALUE} are allowed",
-            )
+        if problem := attribute_problem(key, value):
+            return invalid_field("attributes", problem)
     return None
 
 

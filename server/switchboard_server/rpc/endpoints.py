@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,7 +20,6 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from switchboard.v1 import (
     event_service_pb2,
     group_service_pb2,
-    options_pb2,
     realtime_service_pb2,
     registry_service_pb2,
 )
@@ -28,8 +28,10 @@ from switchboard_server.core.errors import (
     UnauthenticatedError,
     UnimplementedError,
 )
-from switchboard_server.core.principal import ANONYMOUS, PERMISSIONS, Principal
-from switchboard_server.rpc.errors import abort, as_switchboard_error, code_of
+from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.rpc.errors import abort, code_of
+from switchboard_server.wire.incidents import as_switchboard_error
+from switchboard_server.wire.permissions import permission_of
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -51,6 +53,15 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
 
 caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
 """Who calls the rpc that the current task handles."""
+
+
+def address_of(peer: str) -> str:
+    """The network address that a call comes from.
+
+    Args:
+        peer: As `context.peer()` has it, such as "ipv4:10.0.0.7:51234" or "ipv6:%5B::1%5D:51234".
+    """
+    return unquote(peer.partition(":")[2])
 
 
 class RpcObserver(Protocol):
@@ -120,15 +131,9 @@ def endpoints(services: Iterable[ServiceDescriptor] = SERVICES) -> dict[str, End
 
 
 def _endpoint(method: MethodDescriptor) -> Endpoint:
-    permission = method.GetOptions().Extensions[options_pb2.permission]
-    if permission not in PERMISSIONS:
-        raise ValueError(
-            f"rpc {method.full_name} has the permission {permission!r}; set the option "
-            f"switchboard.v1.permission to one of {', '.join(PERMISSIONS)}"
-        )
     return Endpoint(
         f"/{method.containing_service.full_name}/{method.name}",
-        permission,
+        permission_of(method),
         method.client_streaming,
         method.server_streaming,
     )
@@ -151,7 +156,7 @@ class ApiHandler(grpc.GenericRpcHandler):
             service, _, name = endpoint.method.partition("/")
             behavior = getattr(servicers.get(service), name, None) or _not_served(path)
             wrapped = (
-                self._stream(endpoint, behavior)
+                wrap_stream(endpoint, behavior, observer)
                 if endpoint.streaming
                 else self._unary(endpoint, behavior)
             )
@@ -184,28 +189,38 @@ class ApiHandler(grpc.GenericRpcHandler):
 
         return call
 
-    def _stream(
-        self, endpoint: Endpoint, behavior: Callable[[Any, Context], Awaitable[None]]
-    ) -> Callable[[Any, Context], Awaitable[None]]:
-        method, observer = endpoint.method, self._observer
 
-        async def call(request: Any, context: Context) -> None:
-            code = "CANCELLED"
-            observer.stream_opened(method)
-            try:
-                await _until_expiry(behavior(request, context))
-                code = "OK"
-            except grpc.aio.InternalError as broken:
-                # A write that the client's going away interrupts ends so, not by cancellation.
-                raise asyncio.CancelledError from broken
-            except Exception as raised:  # Every failure becomes a status.
-                error = as_switchboard_error(raised, method)
-                code = code_of(error).name
-                await abort(context, error)
-            finally:
-                observer.stream_done(method, code)
+def wrap_stream(
+    endpoint: Endpoint,
+    behavior: Callable[[Any, Context], Awaitable[None]],
+    observer: RpcObserver,
+) -> Callable[[Any, Context], Awaitable[None]]:
+    """A streaming rpc that is observed, ends with its token, and whose errors become statuses.
 
-        return call
+    Args:
+        endpoint: The rpc.
+        behavior: Serves it.
+        observer: Is told of it.
+    """
+    method = endpoint.method
+
+    async def call(request: Any, context: Context) -> None:
+        code = "CANCELLED"
+        observer.stream_opened(method)
+        try:
+            await _until_expiry(behavior(request, context))
+            code = "OK"
+        except grpc.aio.InternalError as broken:
+            # A write that the client's going away interrupts ends so, not by cancellation.
+            raise asyncio.CancelledError from broken
+        except Exception as raised:  # Every failure becomes a status.
+            error = as_switchboard_error(raised, method)
+            code = code_of(error).name
+            await abort(context, error)
+        finally:
+            observer.stream_done(method, code)
+
+    return call
 
 
 async def _until_expiry(behavior: Awaitable[None]) -> None:

@@ -6,15 +6,12 @@ https://google.aip.dev/193
 from __future__ import annotations  # grpc's classes take type arguments in its stubs only
 
 import asyncio
-import logging
-import secrets
 from typing import NoReturn
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from switchboard.v1 import errors_pb2, event_service_pb2
 from switchboard_server.core import errors
 from switchboard_server.core.errors import SwitchboardError
 
@@ -34,35 +31,13 @@ CODES: dict[type[SwitchboardError], grpc.StatusCode] = {
     errors.AbortedError: grpc.StatusCode.ABORTED,
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DataLossError: grpc.StatusCode.DATA_LOSS,
     errors.UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
 }
 """The status of each error."""
 
 _RPC_CODES = {code.name: getattr(code_pb2, code.name) for code in grpc.StatusCode}
-_logger = logging.getLogger(__name__)
-
-
-class InternalError(SwitchboardError):
-    """A defect of the hub; the log has the particulars under the incident's name."""
-
-
-def as_switchboard_error(error: Exception, method: str) -> SwitchboardError:
-    """What the caller is told of any exception; a defect goes to the log.
-
-    Args:
-        error: What was raised.
-        method: Name of the rpc.
-    """
-    if isinstance(error, SwitchboardError):
-        return error
-    incident = secrets.token_hex(4)
-    _logger.error("incident %s in %s", incident, method, exc_info=error)
-    return InternalError(
-        "INTERNAL",
-        f"the hub has a defect; its log tells more of incident {incident}",
-        metadata={"incident": incident},
-    )
 
 
 def code_of(error: SwitchboardError) -> grpc.StatusCode:
@@ -90,15 +65,6 @@ def status_details(error: SwitchboardError) -> bytes:
         status.details.add().Pack(detail)
     encoded: bytes = status.SerializeToString()
     return encoded
-
-
-def publish_error(error: SwitchboardError) -> event_service_pb2.PublishError:
-    """An error of one event among several."""
-    return event_service_pb2.PublishError(
-        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
-        field=error.violations[0].field if error.violations else "",
-        message=error.message,
-    )
 
 
 async def abort(

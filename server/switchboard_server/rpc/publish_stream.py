@@ -11,9 +11,9 @@ from switchboard_server.core.events import EventHub
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts
-from switchboard_server.rpc.decode import decode_events, parse
-from switchboard_server.rpc.encode import publish_ack
 from switchboard_server.rpc.endpoints import Context
+from switchboard_server.wire.decode import decode_events, parse
+from switchboard_server.wire.encode import publish_ack
 
 MAX_UNANSWERED_BYTES = 8 * 1024 * 1024
 """A stream is read no further while so much of it waits to become durable."""

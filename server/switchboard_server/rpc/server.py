@@ -1,30 +1,52 @@
 """The gRPC door: one grpc.aio server with everything that listens on it."""
 
-import socket
+import asyncio
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from switchboard.v1 import event_service_pb2
+from switchboard.v1 import (
+    event_service_pb2,
+    group_service_pb2,
+    realtime_service_pb2,
+    registry_service_pb2,
+)
 from switchboard_server.core.events import EventHub
+from switchboard_server.core.registry.registry import Registry
+from switchboard_server.core.use_cases import UseCases
 from switchboard_server.rpc import reflection
 from switchboard_server.rpc.auth import AuthInterceptor, Verifier
 from switchboard_server.rpc.endpoints import ApiHandler, RpcObserver, endpoints
 from switchboard_server.rpc.event_service import EventServicer
+from switchboard_server.rpc.group_service import GroupServicer
 from switchboard_server.rpc.health import NAME as HEALTH
 from switchboard_server.rpc.health import HealthService
-from switchboard_server.telemetry.listeners import bind_error
+from switchboard_server.rpc.realtime_service import RealtimeServicer
+from switchboard_server.rpc.registry_service import RegistryServicer
+from switchboard_server.telemetry.listeners import bind_error, free_addresses
+
+if TYPE_CHECKING:
+    from switchboard_server.rpc.xds import XdsService
 
 EVENT_SERVICE = event_service_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
 """Full name of EventService."""
+GROUP_SERVICE = group_service_pb2.DESCRIPTOR.services_by_name["GroupService"].full_name
+"""Full name of GroupService."""
+REALTIME_SERVICE = realtime_service_pb2.DESCRIPTOR.services_by_name["RealtimeService"].full_name
+"""Full name of RealtimeService."""
+REGISTRY_SERVICE = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+"""Full name of RegistryService."""
 CHANNELZ = "grpc.channelz.v1.Channelz"
 """Full name of the channelz service."""
 
+LAST_WORDS_SECONDS = 0.1
+"""How long calls are still refused with a reason when the hub stops."""
+
 _PENDING_RPCS = 100_000
-_OPTIONS: Mapping[str, int] = {
+OPTIONS: Mapping[str, int] = {
     # Two hubs on one port would each get a part of the calls, and nobody would be told.
     "grpc.so_reuseport": 0,
     # A frozen client is noticed after these; without ping_timeout only after a minute.
@@ -43,17 +65,7 @@ _OPTIONS: Mapping[str, int] = {
     "grpc.server.max_pending_requests_hard_limit": 2 * _PENDING_RPCS,
     "grpc.server_max_unrequested_time_in_server": 3600,
 }
-
-
-def _why(host: str, port: int) -> OSError:
-    """The reason that a port cannot be listened on, which gRPC does not tell."""
-    try:
-        with socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ):
-            return OSError("gRPC cannot listen there")
-    except OSError as error:
-        return error
+"""What gRPC is told to do otherwise than by itself."""
 
 
 class _GenericHandlersOnly:
@@ -79,31 +91,41 @@ class GrpcServer:
         max_message_bytes: Largest request that is taken.
         with_reflection: Whether to serve reflection.
         with_channelz: Whether to serve channelz.
+        xds: Serves xDS; None: nobody does.
     """
 
     def __init__(
         self,
-        hub: EventHub,
+        hub: UseCases,
         *,
         verifier: Verifier | None,
         observer: RpcObserver,
         max_message_bytes: int,
         with_reflection: bool,
         with_channelz: bool,
+        xds: "XdsService | None" = None,
     ) -> None:
         self._hub = hub
-        self._events = EventServicer(hub)
-        self.health = HealthService([EVENT_SERVICE])
+        self._xds = xds
+        self._events = EventServicer(hub.events, hub.groups, hub.calls)
+        servicers: dict[str, object] = {
+            EVENT_SERVICE: self._events,
+            GROUP_SERVICE: GroupServicer(hub.groups, hub.letters),
+            REALTIME_SERVICE: RealtimeServicer(hub.realtime),
+            REGISTRY_SERVICE: RegistryServicer(hub.registry),
+        }
+        self.health = HealthService(list(servicers))
         options: list[tuple[str, Any]] = [
-            *_OPTIONS.items(),
+            *OPTIONS.items(),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.enable_channelz", int(with_channelz)),
         ]
         self._server = grpc.aio.server(
             interceptors=[AuthInterceptor(endpoints(), verifier, observer)], options=options
         )
-        servicers = {EVENT_SERVICE: self._events}
         self._server.add_generic_rpc_handlers((ApiHandler(servicers, observer),))
+        if xds is not None:
+            self._server.add_generic_rpc_handlers((xds,))
         generic = cast("grpc.aio.Server", _GenericHandlersOnly(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, generic)
         if with_channelz:
@@ -117,10 +139,10 @@ class GrpcServer:
     async def start(
         self, host: str, port: int, credentials: grpc.ServerCredentials | None = None
     ) -> int:
-        """Begins to listen.
+        """Begins to listen, on all addresses of the host or on none.
 
         Args:
-            host: Address to listen on.
+            host: Address or name to listen on.
             port: Port to listen on; 0: any that is free.
             credentials: For TLS; None: no encryption.
 
@@ -128,31 +150,54 @@ class GrpcServer:
             The port.
 
         Raises:
-            BindError: The address cannot be listened on.
+            BindError: One of the addresses cannot be listened on.
         """
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = (
-                self._server.add_insecure_port(address)
-                if credentials is None
-                else self._server.add_secure_port(address, credentials)
-            )
-        except RuntimeError as error:
-            raise bind_error("GRPC_PORT", host, port, _why(host, port)) from error
+        bound = port
+        for address in await free_addresses("GRPC_PORT", host, port):
+            try:
+                bound = self._listen(
+                    f"[{address}]:{port}" if ":" in address else f"{address}:{port}", credentials
+                )
+            except RuntimeError as error:
+                raise bind_error(
+                    "GRPC_PORT", address, port, OSError("gRPC cannot listen there")
+                ) from error
         await self._server.start()
         return bound
 
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        if credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, credentials)
+
     async def follow_availability(self) -> None:
         """Keeps the health status true, until cancelled."""
+        # What it needs is in this process, so it serves for as long as this does.
+        await self.health.report(REALTIME_SERVICE, serving=True)
+        await asyncio.gather(
+            self._follow(self._hub.events, EVENT_SERVICE, GROUP_SERVICE),
+            self._follow(self._hub.registry, REGISTRY_SERVICE),
+        )
+
+    async def _follow(self, behind: EventHub | Registry, *services: str) -> None:
         while True:
-            self._hub.availability.clear()
-            await self.health.report(EVENT_SERVICE, serving=self._hub.problem is None)
-            await self._hub.availability.wait()
+            behind.availability.clear()
+            for service in services:
+                await self.health.report(service, serving=behind.problem is None)
+            await behind.availability.wait()
 
     async def begin_shutdown(self) -> None:
         """Says NOT_SERVING, and ends the streams."""
         await self.health.shut_down()
-        self._events.begin_shutdown(self._hub.begin_shutdown())
+        if self._xds is not None:
+            self._xds.begin_shutdown()
+        # First, so that the log still takes what it has to tell.
+        await self._hub.registry.begin_shutdown()
+        error = self._hub.events.begin_shutdown()
+        self._hub.groups.begin_shutdown(error)
+        self._hub.calls.begin_shutdown(error)
+        self._events.begin_shutdown(error)
+        self._hub.realtime.begin_shutdown()
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, and waits for those that are open.
@@ -160,4 +205,7 @@ class GrpcServer:
         Args:
             grace: Seconds after which they are cancelled; None: at once.
         """
+        if grace is not None:
+            # What is on its way here still learns why it is refused; gRPC would only cancel it.
+            await asyncio.sleep(min(LAST_WORDS_SECONDS, grace))
         await self._server.stop(grace)

@@ -1,6 +1,8 @@
-"""Why a port could not be had, and who has it."""
+"""Which addresses a port can be had on, and if it cannot, why and who has it."""
 
+import asyncio
 import errno
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,52 @@ def bind_error(setting: str, host: str, port: int, error: OSError) -> BindError:
         text = "set HOST to one of its addresses, or to 0.0.0.0 or :: for all"
         return BindError(f"{where}: the machine does not have this address; {text}")
     return BindError(f"{where}: {error.strerror or error}; check HOST and {setting}")
+
+
+async def free_addresses(setting: str, host: str, port: int) -> list[str]:
+    """Finds the addresses of a host that can be listened on.
+
+    gRPC is content with any of a name's addresses, and then clients that try another one first
+    reach whoever has the port there. So each is tried here, and given to gRPC by itself.
+
+    Args:
+        setting: Name of the setting that holds the port.
+        host: An address or a name.
+        port: The port; 0: any free one, which is looked for on the first address alone.
+
+    Returns:
+        The addresses, without those that the machine does not have, such as ::1 where it knows no
+        IPv6.
+
+    Raises:
+        BindError: The host has no address here, or the port is taken on one of them.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise bind_error(setting, host, port, error) from error
+    free: list[str] = []
+    absent: OSError | None = None
+    for address in dict.fromkeys(str(each[4][0]) for each in found):
+        try:
+            _try(address, port)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise bind_error(setting, address, port, error) from error
+            absent = error
+        else:
+            free.append(address)
+    if not free and absent is not None:
+        raise bind_error(setting, host, port, absent) from absent
+    return free if port else free[:1]
+
+
+def _try(address: str, port: int) -> None:
+    """Listens for a moment."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    both = address == "::" and socket.has_dualstack_ipv6()
+    socket.create_server((address, port), family=family, dualstack_ipv6=both).close()
 
 
 def port_holders(port: int) -> Iterator[str]:

@@ -4,15 +4,23 @@ Counting is plain arithmetic on the event loop's thread, and Prometheus' classes
 somebody asks: its own counter and histogram take locks, and five times as long for each call.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from switchboard_server.core.groups.reports import GroupStats
+from switchboard_server.core.realtime.stats import RealtimeStats
+from switchboard_server.core.registry.stats import RegistryStats
 from switchboard_server.core.stats import EventStats, Histogram
+from switchboard_server.telemetry.bridge_metrics import BridgeMetrics
+from switchboard_server.telemetry.families import buckets
+from switchboard_server.telemetry.group_metrics import GroupCollector
+from switchboard_server.telemetry.realtime_metrics import RealtimeCollector
+from switchboard_server.telemetry.registry_metrics import RegistryCollector
+from switchboard_server.telemetry.xds_metrics import XdsMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `Metrics.render` returns; every version of Prometheus reads it."""
@@ -76,7 +84,7 @@ class RpcMetrics(Collector):
         )
         for labels, histogram in self._unary.items():
             calls.add_metric(labels, sum(histogram.counts))
-            durations.add_metric(labels, _buckets(histogram), histogram.total)
+            durations.add_metric(labels, buckets(histogram), histogram.total)
         for labels, count in self._streams.items():
             calls.add_metric(labels, count)
         streams = GaugeMetricFamily(
@@ -121,7 +129,7 @@ class HubCollector(Collector):
             "How long it took to make a group of events durable.",
             labels=(),
         )
-        commits.add_metric((), _buckets(stats.commits), stats.commits.total)
+        commits.add_metric((), buckets(stats.commits), stats.commits.total)
         yield commits
 
 
@@ -164,12 +172,6 @@ _GAUGES = (
 )
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Returns the buckets as Prometheus wants them: each with all that came before it."""
-    names = [*map(str, histogram.bounds), "+Inf"]
-    return list(zip(names, accumulate(histogram.counts), strict=True))
-
-
 class _BuildInfo(Collector):
     def __init__(self, version: str) -> None:
         self._version = version
@@ -191,14 +193,34 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.rpc = RpcMetrics()
+        self.bridge = BridgeMetrics()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_BuildInfo(version))
         self._registry.register(self.rpc)
+        self._registry.register(self.bridge)
 
     def watch_hub(self, stats: Callable[[], EventStats]) -> None:
         """Adds what the hub counts; see `HubCollector`."""
         self._registry.register(HubCollector(stats))
+
+    def watch_groups(self, stats: Callable[[], Sequence[GroupStats]]) -> None:
+        """Adds what consumer groups count; see `GroupCollector`."""
+        self._registry.register(GroupCollector(stats))
+
+    def watch_registry(self, stats: Callable[[], RegistryStats]) -> None:
+        """Adds what the registry counts; see `RegistryCollector`."""
+        self._registry.register(RegistryCollector(stats))
+
+    def watch_xds(self) -> XdsMetrics:
+        """Adds counters for xDS, and returns them to be counted on."""
+        metrics = XdsMetrics()
+        self._registry.register(metrics)
+        return metrics
+
+    def watch_realtime(self, stats: Callable[[], RealtimeStats]) -> None:
+        """Adds what the hub counts of connections and rooms; see `RealtimeCollector`."""
+        self._registry.register(RealtimeCollector(stats))
 
     def render(self) -> bytes:
         """Returns all metrics as they are now, of the type `CONTENT_TYPE`."""

@@ -49,8 +49,8 @@ class SlowLog(EmbeddedLog):
 
     delay = 0
 
-    async def read(self, after: int, max_bytes: int) -> ReadResult:
-        result = await super().read(after, max_bytes)
+    async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
+        result = await super().read(after, max_bytes, priority)
         for _ in range(self.delay):
             await asyncio.sleep(0)
         return result

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from switchboard_server.core.errors import InvalidArgumentError
 from switchboard_server.core.filters import (
     EVERYTHING,
+    MAX_ATTRIBUTE_KEY,
+    MAX_ATTRIBUTE_VALUE,
     MAX_FILTER_ENTRIES,
     MAX_NAME,
+    MAX_TOLD,
     Filter,
     Route,
     check_entries,
@@ -102,6 +105,31 @@ def test_a_bad_entry_is_named_with_its_field(field: str, pattern: str, problem: 
     assert violation.field == f"filter.{field}"
     assert problem in violation.description
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({"": "v"}, "the key '' must have 1 to 128 characters"),
+        ({"k" * (MAX_ATTRIBUTE_KEY + 1): "v"}, "must have 1 to 128 characters"),
+        ({"k": "v" * (MAX_ATTRIBUTE_VALUE + 1)}, "has 1025 characters, at most 1024"),
+    ],
+)
+def test_an_attribute_that_no_event_can_have_is_refused(
+    attributes: dict[str, str], problem: str
+) -> None:
+    longest = {"k" * MAX_ATTRIBUTE_KEY: "v" * MAX_ATTRIBUTE_VALUE}
+    validate(Filter(attributes=longest))
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
+        validate(Filter(attributes={**longest, **attributes}))
+    assert [each.field for each in caught.value.violations] == ["filter.attributes"]
+
+
+def test_an_error_names_so_few_entries_that_it_fits_into_metadata() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        validate(Filter(types=tuple("\U0001f642" * 256 + str(number) for number in range(256))))
+    assert len(caught.value.violations) == MAX_TOLD
+    assert len(str(caught.value).encode()) < 2000
 
 
 def test_all_bad_entries_are_reported_at_once() -> None:

@@ -77,3 +77,11 @@ def test_permissions_cannot_be_added_later() -> None:
     scopes = Principal("shop", ["events.view"]).scopes
     with pytest.raises(TypeError):
         scopes["events.publish"] = ("*",)  # type: ignore[index]
+
+
+def test_a_caller_without_a_name_goes_by_its_users() -> None:
+    named = ANONYMOUS.named("ann")
+    assert named.subject == "ann"
+    assert named.scopes == ANONYMOUS.scopes
+    assert ANONYMOUS.named("") is ANONYMOUS
+    assert named.named("bob") is named

@@ -2,11 +2,14 @@
 
 import pytest
 
-from switchboard_server.core.filters import MAX_NAME, Route
-from switchboard_server.core.records import Extra
-from switchboard_server.core.validation import (
+from switchboard_server.core.filters import (
     MAX_ATTRIBUTE_KEY,
     MAX_ATTRIBUTE_VALUE,
+    MAX_NAME,
+    Route,
+)
+from switchboard_server.core.records import Extra
+from switchboard_server.core.validation import (
     MAX_ATTRIBUTES,
     MAX_DELIVER_AHEAD_NS,
     extra_problem,
@@ -25,6 +28,7 @@ LONG = "x" * MAX_NAME
         Route("order.created", "shop", "", 1),
         Route(LONG, LONG, LONG, 4),
         Route("a b", "Größe", "日本", 2),
+        Route("family 👨\u200d👩\u200d👧", "a\u00a0b", "\ue000", 2),
     ],
 )
 def test_good_routes_pass(route: Route) -> None:
@@ -43,6 +47,8 @@ def test_good_routes_pass(route: Route) -> None:
         (Route("a", "*", "", 2), "source_service", "INVALID_FIELD"),
         (Route("a", "shop", "b\nc", 2), "target_service", "INVALID_FIELD"),
         (Route("a\x00", "shop", "", 2), "type", "INVALID_FIELD"),
+        (Route("a", "shop\x7f", "", 2), "source_service", "INVALID_FIELD"),
+        (Route("a", "shop\x9f", "", 2), "source_service", "INVALID_FIELD"),
         (Route("a", "shop", "", 0), "priority", "INVALID_FIELD"),
         (Route("a", "shop", "", 5), "priority", "INVALID_FIELD"),
         (Route("a", "shop", "", -1), "priority", "INVALID_FIELD"),

@@ -22,12 +22,11 @@ from switchboard_server.core.errors import (
 from switchboard_server.rpc.errors import (
     CODES,
     DOMAIN,
-    InternalError,
-    as_switchboard_error,
     code_of,
-    publish_error,
     status_details,
 )
+from switchboard_server.wire.encode import publish_error
+from switchboard_server.wire.incidents import InternalError, as_switchboard_error
 
 SERVER = Path(switchboard_server.__file__).parent
 PROTO = SERVER.parents[1] / "protos/switchboard/v1/errors.proto"
@@ -68,7 +67,7 @@ def test_every_error_of_the_core_has_a_status() -> None:
         and issubclass(each, SwitchboardError)
         and each is not SwitchboardError
     }
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert set(CODES) == kinds
     assert len(set(CODES.values())) == len(CODES)
 

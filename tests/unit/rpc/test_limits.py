@@ -6,8 +6,8 @@ from switchboard.v1 import event_service_pb2
 from switchboard_server.core.errors import InvalidArgumentError
 from switchboard_server.core.filters import Route
 from switchboard_server.core.validation import _route_problem, route_problem
-from switchboard_server.rpc import decode
-from switchboard_server.rpc.decode import MAX_EVENTS, decode_events
+from switchboard_server.wire import decode
+from switchboard_server.wire.decode import MAX_EVENTS, decode_events
 
 
 def test_a_request_has_so_many_events_at_most() -> None:
