@@ -21,6 +21,7 @@ from switchboard_server.config_checks import check_settings
 from switchboard_server.config_sections import (
     Allowed,
     AuthSettings,
+    ClusterSettings,
     LimitSettings,
     LoggingSettings,
     RealtimeSettings,
@@ -36,6 +37,7 @@ from switchboard_server.config_sections import (
 __all__ = [
     "RESERVED",
     "AuthSettings",
+    "ClusterSettings",
     "LimitSettings",
     "LoggingSettings",
     "Problem",
@@ -52,17 +54,20 @@ __all__ = [
     "setting_rows",
 ]
 
-RESERVED = (
-    "GATEWAY_URL",
-    "MESSAGE_BATCH_SIZE",
-    "MESSAGE_QUEUE_EXCHANGE",
-    "MESSAGE_TIMEOUT",
-    "RABBITMQ_URL",
-    "REDIS_URL",
-    "SERVICE_DISCOVERY_URL",
-)
-"""Names that a `.env` may hold though this version does nothing with them. `Settings.ignored` tells
-which of them are set, for the log."""
+RESERVED = ("GATEWAY_URL", "SERVICE_DISCOVERY_URL")
+"""Names that a `.env` may hold though nothing is done with them."""
+
+_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "embedded": (
+        "MESSAGE_BATCH_SIZE",
+        "MESSAGE_QUEUE_EXCHANGE",
+        "MESSAGE_TIMEOUT",
+        "RABBITMQ_URL",
+        "REDIS_URL",
+    ),
+    "cluster": ("SWITCHBOARD_DATA_DIR", "SWITCHBOARD_LOG", "SWITCHBOARD_ROOM_HISTORY_BYTES"),
+}
+"""By backend, the settings that mean something to the other one only."""
 
 # Kubernetes puts the address of every service into the environment of every container, so one that
 # is called "switchboard" or "switchboard-grpc" looks like settings of ours:
@@ -187,7 +192,9 @@ def _build(values: Mapping[str, str]) -> Settings:
         }
         for attribute, section in _sections()
     }
-    return Settings(**nested, ignored=tuple(name for name in RESERVED if name in values))
+    settings = Settings(**nested)
+    idle = (*RESERVED, *_ELSEWHERE[settings.storage.backend])
+    return settings.model_copy(update={"ignored": tuple(each for each in idle if each in values)})
 
 
 def _invalid_names(values: Mapping[str, str]) -> list[str]:

@@ -112,6 +112,25 @@ def _check_memory(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _check_cluster(settings: Settings) -> Iterator[Finding]:
+    if settings.storage.backend != "cluster":
+        return
+    cluster = settings.cluster
+    for name, url, example, driver in (
+        ("RABBITMQ_URL", cluster.rabbitmq_url, "amqp://guest:guest@localhost:5672/", "aio_pika"),
+        ("REDIS_URL", cluster.redis_url, "redis://localhost:6379/0", "redis"),
+    ):
+        if url is None:
+            yield name, f"is needed with SWITCHBOARD_BACKEND=cluster, such as {example}"
+        if importlib.util.find_spec(driver) is None:
+            yield (
+                "SWITCHBOARD_BACKEND",
+                "needs the extras rabbitmq and redis: "
+                "pip install 'switchboard-mesh[server,rabbitmq,redis]'",
+            )
+            return
+
+
 def _check_outbox(settings: Settings) -> Iterator[Finding]:
     realtime = settings.realtime
     if realtime.max_message_bytes > realtime.outbox_bytes:
@@ -156,4 +175,5 @@ _CHECKS: tuple[tuple[frozenset[str], Callable[[Settings], Iterator[Finding]]], .
         _check_memory,
     ),
     (frozenset({"SWITCHBOARD_MAX_BROADCAST_BYTES", "SWITCHBOARD_OUTBOX_BYTES"}), _check_outbox),
+    (frozenset({"SWITCHBOARD_BACKEND", "RABBITMQ_URL", "REDIS_URL"}), _check_cluster),
 )

@@ -6,9 +6,12 @@ README say.
 
 import ipaddress
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 # Scheme, host and port, as browsers send them: https://datatracker.ietf.org/doc/html/rfc6454
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@?#]+|null")
+# RabbitMQ takes names of 255 bytes, of which those that are made of this one need some, and keeps
+# names that begin with amq. to itself.
+_EXCHANGE = re.compile(r"(?!amq\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DOTTED_NUMBER = re.compile(r"[0-9.]+")
 
 MIB = 1024 * 1024
@@ -67,6 +73,31 @@ def _parse_room_history(text: object) -> object:
     return rules
 
 
+def split_urls(text: str) -> list[str]:
+    """The addresses of a list."""
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _check_urls(urls: SecretStr | None, schemes: Collection[str]) -> SecretStr | None:
+    if urls is None:
+        return None
+    given = split_urls(urls.get_secret_value())
+    if not given:
+        raise ValueError
+    for url in given:
+        parts = urlsplit(url)
+        # Reading the port fails where it is none.
+        if parts.scheme not in schemes or not parts.hostname or parts.port == 0:
+            raise ValueError
+    return urls
+
+
+def _check_exchange(name: str) -> str:
+    if not _EXCHANGE.fullmatch(name):
+        raise ValueError
+    return name
+
+
 def split_origins(text: str) -> list[str]:
     """The origins of a list, in lower case."""
     return [each.strip().lower() for each in text.split(",") if each.strip()]
@@ -95,6 +126,21 @@ RoomHistory = Annotated[
     dict[str, HistoryPolicy],
     BeforeValidator(_parse_room_history),
     Allowed("a list such as chat-*=100/5m,lobby=20/1h, with times in s, m, h or d"),
+]
+RabbitUrls = Annotated[
+    SecretStr | None,
+    AfterValidator(partial(_check_urls, schemes=("amqp", "amqps"))),
+    Allowed("addresses such as amqp://user:password@host:5672/, separated by commas"),
+]
+RedisUrls = Annotated[
+    SecretStr | None,
+    AfterValidator(partial(_check_urls, schemes=("redis", "rediss"))),
+    Allowed("addresses such as redis://:password@host:6379/0, separated by commas"),
+]
+ExchangeName = Annotated[
+    str,
+    AfterValidator(_check_exchange),
+    Allowed("up to 128 letters, digits, dots, hyphens and underscores, not beginning with amq."),
 ]
 Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -245,8 +291,9 @@ class StorageSettings(Section):
 
     title = "Storage"
 
-    backend: Literal["embedded"] = Field(default="embedded", alias="SWITCHBOARD_BACKEND")
-    """What stores events and carries them between hubs. embedded: this process alone."""
+    backend: Literal["embedded", "cluster"] = Field(default="embedded", alias="SWITCHBOARD_BACKEND")
+    """What stores events and carries them between hubs. embedded: this process alone; cluster: any
+    number of hubs over RabbitMQ and Redis."""
 
     log: Literal["sqlite", "memory"] = Field(default="sqlite", alias="SWITCHBOARD_LOG")
     """Where the log is kept. sqlite: in a file, safe when the process or the machine dies; memory:
@@ -272,6 +319,43 @@ class StorageSettings(Section):
     max_pending_bytes: int = Field(default=64 * MIB, ge=1024, alias="SWITCHBOARD_MAX_PENDING_BYTES")
     """Bytes of published events that may wait for the log at once. Beyond it publishes are refused
     with RESOURCE_EXHAUSTED."""
+
+
+class ClusterSettings(Section):
+    """What the hubs of a cluster share; all of them need the same settings here."""
+
+    title = "Cluster"
+
+    rabbitmq_url: RabbitUrls = Field(default=None, alias="RABBITMQ_URL")
+    """Where RabbitMQ is, which keeps events and groups. Of several addresses, with commas between,
+    the first that answers is taken. Needed with SWITCHBOARD_BACKEND=cluster; the extra `rabbitmq`
+    brings its driver."""
+
+    redis_url: RedisUrls = Field(default=None, alias="REDIS_URL")
+    """Where Redis is, which keeps rooms, presence and the directory of services; of several
+    addresses likewise. Needed with SWITCHBOARD_BACKEND=cluster; the extra `redis` brings its
+    driver."""
+
+    exchange: ExchangeName = Field(default="switchboard", alias="MESSAGE_QUEUE_EXCHANGE")
+    """Topic exchange that carries the events. The names of all queues, and of all keys in Redis,
+    begin with it, so that several clusters can share the servers."""
+
+    batch_size: int = Field(default=1024, ge=1, le=4096, alias="MESSAGE_BATCH_SIZE")
+    """Events that one message on RabbitMQ holds at most. Fewer go together where fewer wait."""
+
+    timeout: float = Field(default=10, ge=1, le=300, allow_inf_nan=False, alias="MESSAGE_TIMEOUT")
+    """Seconds that a call waits for RabbitMQ, or for the hub that does its work, before it fails
+    with UNAVAILABLE."""
+
+    @property
+    def rabbitmq_urls(self) -> list[str]:
+        """Where RabbitMQ is."""
+        return [] if self.rabbitmq_url is None else split_urls(self.rabbitmq_url.get_secret_value())
+
+    @property
+    def redis_urls(self) -> list[str]:
+        """Where Redis is."""
+        return [] if self.redis_url is None else split_urls(self.redis_url.get_secret_value())
 
 
 def _check_networks(text: str) -> str:
@@ -451,6 +535,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = Field(default_factory=TlsSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     registry: RegistrySettings = Field(default_factory=RegistrySettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     groups: GroupSettings = Field(default_factory=GroupSettings)

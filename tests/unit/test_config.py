@@ -19,6 +19,11 @@ from switchboard_server.config import (
 from switchboard_server.core.realtime.history import HistoryPolicy
 
 SECRET = "0123456789abcdef0123456789abcdef"
+CLUSTER = {
+    "SWITCHBOARD_BACKEND": "cluster",
+    "RABBITMQ_URL": "amqp://guest:guest@localhost:5672/",
+    "REDIS_URL": "redis://localhost:6379/0",
+}
 
 
 def load(env: Mapping[str, str], env_file: Path | None = None) -> Settings:
@@ -63,7 +68,9 @@ def test_nothing_set_gives_a_hub_on_loopback_that_asks_for_no_token() -> None:
 
 def test_every_setting_can_be_set_to_its_default_in_the_environment() -> None:
     given = {row.name: row.default for row in setting_rows() if row.default != "not set"}
-    assert load(given) == load({})
+    settings = load(given)
+    assert set(settings.ignored) == {each for each in given if each.startswith("MESSAGE_")}
+    assert settings.model_copy(update={"ignored": ()}) == load({})
 
 
 def test_the_environment_goes_before_the_file_and_empty_values_count_as_none(
@@ -94,7 +101,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed() 
             "HOST": "256.1.1.1",
             "DEBUG": "perhaps",
             "SWITCHBOARD_LOG": "sqlight",
-            "SWITCHBOARD_BACKEND": "cluster",
+            "SWITCHBOARD_BACKEND": "clutter",
             "SWITCHBOARD_SHUTDOWN_SECONDS": "nan",
             "SWITCHBOARD_RETENTION_SECONDS": "-1",
             "JWT_SECRET_KEY": "your-secret-key-here",
@@ -107,7 +114,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed() 
         "HOST": "HOST='256.1.1.1': must be an IP address or a host name",
         "DEBUG": "DEBUG='perhaps': must be true or false",
         "SWITCHBOARD_LOG": "SWITCHBOARD_LOG='sqlight': must be sqlite or memory",
-        "SWITCHBOARD_BACKEND": "SWITCHBOARD_BACKEND='cluster': must be embedded",
+        "SWITCHBOARD_BACKEND": "SWITCHBOARD_BACKEND='clutter': must be embedded or cluster",
         "SWITCHBOARD_SHUTDOWN_SECONDS": (
             "SWITCHBOARD_SHUTDOWN_SECONDS='nan': must be a number of at least 0"
         ),
@@ -174,7 +181,54 @@ def test_names_of_the_seed_that_later_versions_serve_are_taken_and_told(tmp_path
     file = tmp_path / ".env"
     file.write_text("".join(f"{name}=whatever\n" for name in RESERVED))
     assert load({}, file).ignored == RESERVED
+
+
+def test_settings_of_the_other_backend_are_taken_and_told() -> None:
     assert load({"REDIS_URL": "redis://localhost"}).ignored == ("REDIS_URL",)
+    assert load(CLUSTER | {"SWITCHBOARD_LOG": "memory"}).ignored == ("SWITCHBOARD_LOG",)
+
+
+def test_a_cluster_needs_to_know_where_its_servers_are() -> None:
+    found = problems({"SWITCHBOARD_BACKEND": "cluster"})
+    assert found["RABBITMQ_URL"].text == (
+        "is needed with SWITCHBOARD_BACKEND=cluster, such as amqp://guest:guest@localhost:5672/"
+    )
+    assert "redis://localhost:6379/0" in found["REDIS_URL"].text
+
+
+def test_a_cluster_takes_several_addresses_of_each_server() -> None:
+    cluster = load(
+        CLUSTER
+        | {"RABBITMQ_URL": "amqps://a:b@one/, amqp://[::1]:5673/hub", "MESSAGE_TIMEOUT": "3"}
+    ).cluster
+    assert cluster.rabbitmq_urls == ["amqps://a:b@one/", "amqp://[::1]:5673/hub"]
+    assert cluster.redis_urls == ["redis://localhost:6379/0"]
+    assert cluster.timeout == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RABBITMQ_URL", "http://localhost/"),
+        ("RABBITMQ_URL", "amqp://:secret@/"),
+        ("RABBITMQ_URL", "amqp://secret@localhost:x/"),
+        ("RABBITMQ_URL", " , "),
+        ("REDIS_URL", "amqp://localhost"),
+        ("REDIS_URL", "redis://:secret@localhost:0"),
+    ],
+)
+def test_an_address_that_is_none_is_told_without_the_secrets_it_may_hold(
+    name: str, value: str
+) -> None:
+    found = problems(CLUSTER | {name: value})
+    assert list(found) == [name]
+    assert found[name].text.startswith("must be addresses such as")
+    assert "secret@" not in str(found[name])
+
+
+@pytest.mark.parametrize("name", ["amq.topic", "a b", "-a", "a" * 129])
+def test_an_exchange_that_rabbitmq_would_refuse_is_told(name: str) -> None:
+    assert list(problems({"MESSAGE_QUEUE_EXCHANGE": name})) == ["MESSAGE_QUEUE_EXCHANGE"]
 
 
 def test_the_example_file_of_the_seed_starts_once_its_secret_is_a_real_one(tmp_path: Path) -> None:
@@ -362,7 +416,7 @@ def test_a_message_has_to_fit_into_an_outbox() -> None:
 
 def test_every_setting_is_listed_with_a_default_what_is_allowed_and_a_sentence() -> None:
     rows = list(setting_rows())
-    assert len({row.name for row in rows}) == len(rows) == 52
+    assert len({row.name for row in rows}) == len(rows) == 57
     for row in rows:
         assert row.default, row
         assert row.allowed, row
