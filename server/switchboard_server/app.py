@@ -1,17 +1,14 @@
-"""The composition root: the only module that knows every layer."""
+"""The composition root: with `parts` and its backends, the only one that knows every layer."""
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import resource
 import shlex
 import signal
-import socket
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,42 +17,18 @@ import click
 import uvloop
 
 from switchboard_server import __version__
-from switchboard_server.backends.embedded.groups import EmbeddedGroups
-from switchboard_server.backends.embedded.histories import MemoryHistories
-from switchboard_server.backends.embedded.lock import FolderLock
-from switchboard_server.backends.embedded.log import EmbeddedLog
-from switchboard_server.backends.embedded.memory import MemoryStore
-from switchboard_server.backends.embedded.registry import MemoryRegistryStore, SqliteRegistryStore
-from switchboard_server.backends.embedded.sqlite import SqliteStore
-from switchboard_server.backends.embedded.store import Retention, Store
-from switchboard_server.backends.probes.prober import NetworkProber
 from switchboard_server.bridge.http import BridgeServer, HealthReport
 from switchboard_server.bridge.session import BridgeLimits
 from switchboard_server.bridge.websocket import WebSocketDoor
 from switchboard_server.config import Settings
-from switchboard_server.core.calls import Caller
-from switchboard_server.core.clock import SECOND_NS, steady_clock
 from switchboard_server.core.errors import SwitchboardError
-from switchboard_server.core.events import EventHub, Limits
-from switchboard_server.core.groups.hub import GroupHub, GroupLimits
-from switchboard_server.core.groups.letters import DeadLetters
-from switchboard_server.core.publishing import PublishLimits
-from switchboard_server.core.realtime.history import HistoryRules
-from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
-from switchboard_server.core.realtime.outbox import OutboxLimits
-from switchboard_server.core.registry.limits import RegistryLimits
-from switchboard_server.core.registry.model import Change
-from switchboard_server.core.registry.networks import AllowedNetworks
-from switchboard_server.core.registry.registry import Registry
-from switchboard_server.core.use_cases import UseCases
+from switchboard_server.parts import Parts
 from switchboard_server.rpc.server import GrpcServer
 from switchboard_server.security.errors import CredentialsError
 from switchboard_server.security.tokens import TokenVerifier
 from switchboard_server.telemetry.listeners import BindError
 from switchboard_server.telemetry.logs import configure_logging
 from switchboard_server.telemetry.metrics import CONTENT_TYPE, Metrics
-from switchboard_server.wire.codec import DeliveryCodec
-from switchboard_server.wire.registry_events import registry_events
 
 if TYPE_CHECKING:
     from switchboard_server.rpc.xds import XdsService
@@ -77,7 +50,8 @@ def run(settings: Settings) -> None:
     """
     configure_logging(settings.logging.level, settings.logging.log_format)
     for name in settings.ignored:
-        _logger.warning("%s is set and has no effect in this version", name)
+        backend = settings.storage.backend
+        _logger.warning("%s is set and has no effect with SWITCHBOARD_BACKEND=%s", name, backend)
     try:
         uvloop.run(Hub(settings).run(), debug=settings.logging.debug)
     except (BindError, CredentialsError, SwitchboardError) as error:
@@ -97,7 +71,6 @@ class Hub:
         self._began = time.monotonic()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._codec = DeliveryCodec()
         self._metrics = Metrics(__version__)
 
     async def run(self) -> None:
@@ -114,37 +87,18 @@ class Hub:
             loop.add_signal_handler(number, self._signalled)
         keys, tls = settings.auth.load_keys(), settings.tls.load()
         async with AsyncExitStack() as stack:
-            self._lock(stack)
-            log = EmbeddedLog(self._store(), self._codec)
-            hub = EventHub(log, self._limits())
-            await hub.open()
-            stack.push_async_callback(hub.close)
-            self._codec.log_id = hub.log.log_id
-            store = EmbeddedGroups(log)
-            clock = steady_clock()
-            groups = GroupHub(hub, store, self._codec, self._group_limits(), clock)
-            await groups.open()
-            stack.push_async_callback(groups.close)
-            self._metrics.watch_hub(hub.stats)
-            self._metrics.watch_groups(groups.stats)
-            self._hub = hub
-            realtime = self._realtime(loop)
-            self._metrics.watch_realtime(realtime.stats)
+            parts = await self._assemble(stack)
+            self._hub = parts.does.events
             auth = settings.auth
             verifier = (
                 None
                 if keys is None
                 else TokenVerifier(keys, audience=auth.audience, issuer=auth.issuer)
             )
-            self._registry = await self._open_registry(hub, stack)
-            groups.follow_draining(self._registry.draining)
-            self._registry.on_draining(lambda instance, _: groups.drain(instance))
-            letters, calls = DeadLetters(groups, store, clock), Caller(hub, groups)
-            does = UseCases(hub, groups, letters, calls, realtime, self._registry)
             self._grpc = GrpcServer(
-                does,
+                parts.does,
                 verifier=verifier,
-                xds=self._xds(verifier, stack) if settings.server.xds else None,
+                xds=self._xds(parts, verifier, stack) if settings.server.xds else None,
                 observer=self._metrics.rpc,
                 max_message_bytes=settings.limits.max_message_bytes,
                 with_reflection=settings.server.reflection,
@@ -156,7 +110,7 @@ class Hub:
                 health=self._report,
                 metrics=lambda: (self._metrics.render(), CONTENT_TYPE),
                 websockets=WebSocketDoor(
-                    does,
+                    parts.does,
                     authenticate=None if verifier is None else verifier.verify,
                     limits=self._websocket_limits(),
                     allowed_origins=settings.websocket.allowed_origins,
@@ -176,96 +130,29 @@ class Hub:
             stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_memory()
-            self._announce(port, bridge.port, encrypted=tls is not None, tokens=keys is not None)
+            self._announce(parts, port, bridge.port, encrypted=tls is not None, tokens=bool(keys))
             await self._stop.wait()
 
     def _signalled(self) -> None:
         (self._hurry if self._stop.is_set() else self._stop).set()
 
-    def _lock(self, stack: AsyncExitStack) -> None:
-        storage, server = self._settings.storage, self._settings.server
-        if storage.log == "sqlite":
-            holder = {"GRPC_PORT": str(server.grpc_port), "PORT": str(server.port)}
-            lock = FolderLock(storage.data_dir, holder)
-            lock.acquire()
-            stack.callback(lock.release)
+    async def _assemble(self, stack: AsyncExitStack) -> Parts:
+        """Opens the chosen backend, of which nothing is loaded before: its drivers are an extra."""
+        from switchboard_server.parts_embedded import assemble  # noqa: PLC0415
 
-    def _store(self) -> Store:
-        storage = self._settings.storage
-        retention = Retention(storage.retention_seconds * SECOND_NS, storage.retention_bytes)
-        if storage.log == "memory":
-            return MemoryStore(retention)
-        return SqliteStore(storage.data_dir, retention)
+        return await assemble(self._settings, self._metrics, stack)
 
-    async def _open_registry(self, hub: EventHub, stack: AsyncExitStack) -> Registry:
-        storage, settings = self._settings.storage, self._settings.registry
-        networks = AllowedNetworks(
-            ipaddress.ip_network(each.strip()) for each in settings.allowed_networks.split(",")
-        )
-        registry = Registry(
-            MemoryRegistryStore()
-            if storage.log == "memory"
-            else SqliteRegistryStore(storage.data_dir),
-            NetworkProber(networks),
-            RegistryLimits(
-                check_interval=settings.check_interval,
-                reap_after=settings.reap_seconds,
-                max_checks=settings.max_checks,
-                max_instances=settings.max_instances,
-                max_watchers=settings.max_watchers,
-            ),
-        )
-
-        async def publish(changes: Sequence[Change]) -> None:
-            await hub.publish(registry_events(changes))
-
-        await registry.open(publish)
-        stack.push_async_callback(registry.close)
-        self._metrics.watch_registry(registry.stats)
-        return registry
-
-    def _xds(self, verifier: TokenVerifier | None, stack: AsyncExitStack) -> "XdsService":
+    def _xds(
+        self, parts: Parts, verifier: TokenVerifier | None, stack: AsyncExitStack
+    ) -> "XdsService":
         # Imported where it is wanted: its protos are an extra of their own, and take memory.
         from switchboard_server.rpc.xds import XdsService  # noqa: PLC0415
 
-        service = XdsService(self._registry, verifier, self._metrics.rpc, self._metrics.watch_xds())
+        service = XdsService(
+            parts.does.registry, verifier, self._metrics.rpc, self._metrics.watch_xds()
+        )
         stack.push_async_callback(service.close)
         return service
-
-    def _realtime(self, loop: asyncio.AbstractEventLoop) -> RealtimeHub:
-        realtime = self._settings.realtime
-        return RealtimeHub(
-            MemoryHistories(realtime.history_bytes),
-            HistoryRules(realtime.history),
-            loop.call_soon,
-            node=socket.gethostname(),
-            limits=RealtimeLimits(
-                max_connections=realtime.max_connections,
-                max_message_bytes=realtime.max_message_bytes,
-                outbox=OutboxLimits(realtime.outbox_messages, realtime.outbox_bytes),
-            ),
-        )
-
-    def _limits(self) -> Limits:
-        storage, limits = self._settings.storage, self._settings.limits
-        return Limits(
-            publish=PublishLimits(
-                max_event_bytes=limits.max_event_bytes,
-                max_pending_bytes=storage.max_pending_bytes,
-                idempotency_ns=limits.idempotency_seconds * SECOND_NS,
-                idempotency_keys=limits.idempotency_max_keys,
-            ),
-            max_subscriptions=limits.max_subscriptions,
-            tail_bytes=storage.tail_bytes,
-        )
-
-    def _group_limits(self) -> GroupLimits:
-        groups = self._settings.groups
-        return GroupLimits(
-            max_groups=groups.max_groups,
-            idle_ns=groups.idle_seconds * SECOND_NS,
-            dead_letter_ns=groups.dead_letter_seconds * SECOND_NS,
-        )
 
     def _websocket_limits(self) -> BridgeLimits:
         websocket = self._settings.websocket
@@ -308,14 +195,15 @@ class Hub:
             await self._grpc.stop(None)
         await stopping
 
-    def _announce(self, grpc_port: int, port: int, *, encrypted: bool, tokens: bool) -> None:
+    def _announce(
+        self, parts: Parts, grpc_port: int, port: int, *, encrypted: bool, tokens: bool
+    ) -> None:
         """Says where the hub is, and where to go next."""
-        server, storage = self._settings.server, self._settings.storage
+        server = self._settings.server
         host = f"[{server.host}]" if ":" in server.host else server.host
-        kept = f"in {storage.data_dir}" if storage.log == "sqlite" else "in memory only"
         scheme = "https" if encrypted else "http"
         flags = "" if encrypted else "-plaintext "
-        lines = [f"switchboard {__version__}: gRPC on {host}:{grpc_port}, events {kept}"]
+        lines = [f"switchboard {__version__}: gRPC on {host}:{grpc_port}, events {parts.kept}"]
         lines.append(f"  console           {scheme}://{host}:{port}/")
         lines.append(f"  health, metrics   {scheme}://{host}:{port}/health and /metrics")
         if tokens:

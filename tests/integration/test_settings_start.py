@@ -81,7 +81,7 @@ async def test_a_hub_starts_with_the_settings_of_its_file(tmp_path: Path) -> Non
             results = await client.publish_batch([an_event(text="." * 2000), an_event(text="a")])
             assert [result.error.message for result in results if result.HasField("error")]
             assert texts((await client.list_events()).events) == ["a"]
-    assert "REDIS_URL is set and has no effect in this version" in hub.text
+    assert "REDIS_URL is set and has no effect with SWITCHBOARD_BACKEND=embedded" in hub.text
 
 
 def test_a_port_that_is_taken_stops_the_start_with_its_name(tmp_path: Path) -> None:
