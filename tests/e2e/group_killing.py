@@ -33,6 +33,8 @@ MORTAL = 2
 """Of the members so many are killed; the others live on, and see the hub go and come back."""
 BACKLOG = 3000
 """About so many events wait at most: so that what is published comes while members are killed."""
+HELD_KILLS = 5
+"""So many members are killed at least while they hold something, and as many as it comes."""
 LOOK_SECONDS = 0.02
 
 
@@ -66,6 +68,29 @@ class Member:
     diary: Path
     process: subprocess.Popen[bytes]
     killed_ns: int | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has joined the group."""
+        return self.diary.stat().st_size > 0
+
+    def keep_hold(self) -> bool:
+        """Has it settle nothing of what comes, until the hub is gone; True: it holds something."""
+        held: set[str] = set()
+        told = False
+        for letter, _, words in _lines(self.diary):
+            if letter == "s":
+                told = False
+                held.clear()
+            elif letter == "h":
+                told = True
+            elif letter == "d":
+                held.update(word.partition("/")[0] for word in words)
+            elif letter == "a":
+                held.difference_update(words)
+        if not told:
+            self.process.send_signal(signal.SIGUSR1)
+        return told and bool(held)
 
 
 class Crew:
@@ -104,10 +129,20 @@ class Crew:
     @property
     def ready(self) -> bool:
         """Whether each has joined the group."""
-        return all(each.diary.stat().st_size for each in self._at_work)
+        return all(each.joined for each in self._at_work)
+
+    @property
+    def immortal(self) -> Member:
+        """One that is never killed."""
+        return self._at_work[0]
+
+    @property
+    def next(self) -> Member:
+        """The one that is killed next: at work longest of those that may be."""
+        return self._at_work[MEMBERS - MORTAL]
 
     def kill(self) -> None:
-        """Kills the one that has been at work longest of those that may be, and starts another."""
+        """Kills the next one, and starts another."""
         member = self._at_work.pop(MEMBERS - MORTAL)
         member.killed_ns = time.monotonic_ns()
         member.process.kill()
@@ -195,7 +230,7 @@ class Records:
                         receipt = Receipt(time_ns, stream_ns, int(attempt), member)
                         records.receipts[int(sequence)].append(receipt)
                         records.keys[int(sequence)] = key
-                else:
+                elif letter in "ak":
                     kept = records.attempted if letter == "a" else records.answered
                     for word in words:
                         kept[int(word)].append(time_ns)
@@ -296,7 +331,9 @@ class Scene:
         self.publisher = Publisher("load", batch=64, window=8, keys=keys)
         self.keys = keys
         self.hub_kills: list[int] = []
+        self.hub_kills_due = 0
         self.member_kills = 0
+        self.held_kills = 0
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -310,8 +347,8 @@ class Scene:
             self._hub.kill()
 
     async def publish(self, total: int) -> None:
-        """Publishes so many events in all, as fast as the group settles them."""
-        while len(self.publisher.sequences) < total:
+        """Publishes as fast as the group settles: so many events, and on while any must die."""
+        while self._goes_on(total):
             hub, kills = self._hub, len(self.hub_kills)
             try:
                 async with hub.channel() as channel:
@@ -320,26 +357,45 @@ class Scene:
                 assert len(self.hub_kills) > kills, "the stream broke, and nobody killed the hub"
                 await self._replaced(hub)
 
+    def _goes_on(self, total: int) -> bool:
+        return (
+            len(self.publisher.sequences) < total
+            or self.held_kills < HELD_KILLS
+            or len(self.hub_kills) < self.hub_kills_due
+        )
+
     async def _replaced(self, hub: HubProcess) -> None:
         await _until(lambda: self._hub is not hub)
 
     async def _publish(self, channel: grpc.aio.Channel, total: int) -> None:
-        while len(self.publisher.sequences) < total:
-            goal = min(len(self.publisher.sequences) + BACKLOG // 2, total)
+        while self._goes_on(total):
+            goal = len(self.publisher.sequences) + BACKLOG // 2
             await self.publisher.run(channel, goal)
             await _lag(channel, BACKLOG // 2)
 
     async def kill_members(self, publishing: "asyncio.Task[None]") -> None:
-        """Kills members until all is published, each after some more events are settled."""
+        """Kills members until all is published, each after some more events are settled.
+
+        Every other one is killed once it is seen to hold something, those between whatever they are
+        doing: on a busy machine these may have read nothing yet.
+        """
         while not publishing.done():
             goal = len(self.publisher.sequences) + BACKLOG // 2
+            member, hold = self.crew.next, self.member_kills % 2 == 0
+            await _until(
+                lambda: publishing.done() or (member.joined and (not hold or member.keep_hold()))  # noqa: B023 - waited for here
+            )
+            if publishing.done():
+                return
             await asyncio.to_thread(self.crew.kill)
             self.member_kills += 1
+            self.held_kills += hold
             await _until(lambda: publishing.done() or len(self.publisher.sequences) >= goal)  # noqa: B023 - waited for here
 
     async def kill_hub(self, answered: int) -> None:
-        """Kills the hub once so many events are published, and starts it anew."""
+        """Kills the hub once so many events are published and a member holds some; starts it."""
         await _until(lambda: len(self.publisher.sequences) >= answered)
+        await _until(self.crew.immortal.keep_hold)
         self.hub_kills.append(time.monotonic_ns())
         os.kill(self._hub.process.pid, signal.SIGKILL)
         await asyncio.to_thread(self._hub.kill)
@@ -378,7 +434,7 @@ async def run(scene: Scene, total: int, hub_kills: Sequence[int]) -> Verdict:
 
     Args:
         scene: Where.
-        total: How many events.
+        total: How many events, at least.
         hub_kills: After how many published events the hub is killed, each time.
 
     Returns:
@@ -387,6 +443,7 @@ async def run(scene: Scene, total: int, hub_kills: Sequence[int]) -> Verdict:
     Raises:
         AssertionError: It is not what the group promises.
     """
+    scene.hub_kills_due = len(hub_kills)
     with scene.open():
         await _until(lambda: scene.crew.ready)
         async with asyncio.timeout(60 + total / 200), asyncio.TaskGroup() as tasks:

@@ -1,5 +1,8 @@
 """A member of a consumer group in a process of its own: `python -m tests.e2e.group_member`.
 
+Upon SIGUSR1 it settles nothing more of what comes on its stream, so that it can be killed while it
+holds something.
+
 It writes down what happens, a line at a time and before it goes on, so that what it has seen is
 known though it is killed with -9: the system keeps what was written. A line that is cut off at its
 end was being written then, so what it tells of had no consequence yet.
@@ -7,6 +10,7 @@ end was being written then, so what it tells of had no consequence yet.
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -37,6 +41,7 @@ class Diary:
     - `d`: deliveries came on it, each as sequence, attempt and ordering key.
     - `a`: these sequences are about to be acknowledged.
     - `k`: these were acknowledged, by an answer.
+    - `h`: nothing more is acknowledged of what comes on this stream.
 
     Args:
         path: The file.
@@ -60,16 +65,26 @@ class Settler:
         self._diary = diary
         self._waiting: dict[str, str] = {}
         self._more = asyncio.Event()
+        self._holding = False
+
+    def hold(self) -> None:
+        """Acknowledges nothing any more."""
+        self._holding = True
+        self._diary.note("h")
 
     def add(self, deliveries: Iterable[subscription_pb2.Delivery]) -> None:
         """Has deliveries acknowledged soon."""
         self._waiting |= {each.ack_id: str(each.event.sequence) for each in deliveries}
-        self._more.set()
+        if not self._holding:
+            self._more.set()
 
     async def run(self) -> NoReturn:
         """Acknowledges until it is cancelled, or the hub is gone."""
         while True:
             await self._more.wait()
+            if self._holding:
+                self._more.clear()
+                continue
             names = list(self._waiting)[:_MOST_ACK_IDS]
             sequences = [self._waiting.pop(name) for name in names]
             if not self._waiting:
@@ -113,6 +128,7 @@ async def _work(address: str, request: subscription_pb2.SubscribeRequest, diary:
     async with grpc.aio.insecure_channel(address) as channel:
         stub: EventServiceAsyncStub = EventServiceStub(channel)
         settler = Settler(stub, request.group, diary)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, settler.hold)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(settler.run())
             tasks.create_task(_read(stub, request, settler, diary))
