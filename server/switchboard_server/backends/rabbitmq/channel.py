@@ -1,0 +1,242 @@
+"""A channel whose publishes are futures, and which ends once and says why."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiormq
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+
+from switchboard_server.backends.rabbitmq.waiting import (
+    CALL_SECONDS,
+    answered,
+    describe,
+    unavailable,
+)
+
+Properties = spec.Basic.Properties
+Receiver = Callable[[DeliveredMessage], None]
+
+_logger = logging.getLogger(__name__)
+
+
+class Channel:
+    """One AMQP channel. It is not made anew: when it has ended, whoever used it opens another.
+
+    All that is published on it reaches the broker in the order of the calls, and nothing after it
+    has ended.
+
+    Args:
+        raw: The driver's channel, for what this class does not wrap.
+        confirms: Whether the broker confirms what is published on it.
+    """
+
+    def __init__(self, raw: aiormq.abc.AbstractChannel, *, confirms: bool) -> None:
+        self.raw = raw
+        self.ended = asyncio.Event()
+        """Set when it has ended, for whatever reason."""
+        self.reason = ""
+        """Why it has ended."""
+        self._confirms = confirms
+        self._listeners: list[Callable[[], None]] = []
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        raw.on_consumer_cancel_callbacks.add(self._cancelled)
+        raw.closing.add_done_callback(self._raw_closed)
+
+    def on_end(self, listener: Callable[[], None]) -> None:
+        """Has somebody called when it ends; at once if it has."""
+        if self.ended.is_set():
+            listener()
+        else:
+            self._listeners.append(listener)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: Properties | None = None,
+        *,
+        mandatory: bool = False,
+        seconds: float = CALL_SECONDS,
+    ) -> asyncio.Future[None]:
+        """Publishes a message, without waiting for what was published before.
+
+        Args:
+            exchange: Where to; empty: the queue that the routing key names.
+            routing_key: At most 255 bytes.
+            body: The message.
+            properties: Its properties. Must not be changed any more.
+            mandatory: Have it come back when no queue takes it.
+            seconds: How long the confirm may take.
+
+        Returns:
+            Answers when the broker has confirmed it, or, on a channel without confirms, when it is
+            on its way. Fails with UnroutableError when it came back, and with UnavailableError when
+            it was refused, or when nobody knows: then it may have been stored. Cancelling it takes
+            nothing back.
+        """
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.ended.is_set():
+            outcome.set_exception(unavailable(f"the channel has ended: {self.reason}"))
+            return outcome
+        call = self.raw.basic_publish(
+            body,
+            exchange=exchange,
+            routing_key=routing_key,
+            properties=properties,
+            mandatory=mandatory,
+        )
+        # Tasks start in the order in which they are made, and the driver's lock is first come,
+        # first served: that keeps the order.
+        task = asyncio.create_task(self._publish(call, outcome, seconds))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return outcome
+
+    async def _publish(self, call: Any, outcome: asyncio.Future[None], seconds: float) -> None:
+        try:
+            confirmation = await answered(call, "a publish", seconds)
+            if self._confirms and not isinstance(confirmation, spec.Basic.Ack):
+                raise unavailable("a publish was refused")  # noqa: TRY301
+        except BaseException as error:
+            if not outcome.done():
+                outcome.set_exception(error)
+                # Whoever did not wait for the answer does not care.
+                outcome.exception()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not outcome.done():
+                outcome.set_result(None)
+
+    async def consume(
+        self,
+        queue: str,
+        receiver: Receiver,
+        *,
+        no_ack: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        tag: str | None = None,
+    ) -> str:
+        """Begins to take messages. If the broker ends it, for the queue is gone, the channel ends.
+
+        Args:
+            queue: Where from.
+            receiver: Takes each message, in order. Must not block and must not raise.
+            no_ack: The broker forgets what it has sent.
+            arguments: Such as `x-stream-offset`.
+            tag: Name of the consumer; None: any.
+
+        Returns:
+            Name of the consumer.
+        """
+
+        def receive(message: DeliveredMessage) -> None:
+            try:
+                receiver(message)
+            except Exception:
+                _logger.exception("a receiver of %s failed", queue)
+
+        done = await answered(
+            self.raw.basic_consume(
+                queue,
+                receive,  # type: ignore[arg-type]  # The driver wraps what is no coroutine.
+                no_ack=no_ack,
+                arguments=dict(arguments or {}),
+                consumer_tag=tag,
+            ),
+            f"consuming {queue}",
+        )
+        return str(done.consumer_tag)
+
+    async def cancel(self, tag: str) -> None:
+        """Takes no more messages. What is on its way may still come until this returns."""
+        await answered(self.raw.basic_cancel(tag), "ending a consumer")
+
+    async def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
+        """Tells the broker that a message is done with.
+
+        Args:
+            delivery_tag: Its number on this channel.
+            multiple: All earlier ones are, too.
+        """
+        await answered(
+            self.raw.basic_ack(delivery_tag, multiple=multiple, wait=False), "an acknowledgement"
+        )
+
+    async def declare_queue(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        durable: bool = True,
+        exclusive: bool = False,
+        passive: bool = False,
+    ) -> int:
+        """Declares a queue, or asks about it.
+
+        A queue that exists with other arguments ends the channel.
+
+        Returns:
+            How many messages are ready in it.
+        """
+        done = await answered(
+            self.raw.queue_declare(
+                name,
+                durable=durable,
+                exclusive=exclusive,
+                auto_delete=exclusive,
+                passive=passive,
+                arguments=dict(arguments),
+            ),
+            f"declaring queue {name}",
+        )
+        return int(done.message_count or 0)
+
+    async def delete_queue(self, name: str) -> None:
+        """Removes a queue; one that is not there is no failure."""
+        await answered(self.raw.queue_delete(name), f"deleting queue {name}")
+
+    async def declare_exchange(
+        self, name: str, kind: str, *, durable: bool = True, internal: bool = False
+    ) -> None:
+        """Declares an exchange."""
+        await answered(
+            self.raw.exchange_declare(name, exchange_type=kind, durable=durable, internal=internal),
+            f"declaring exchange {name}",
+        )
+
+    async def bind(self, queue: str, exchange: str, routing_key: str = "") -> None:
+        """Has an exchange's messages come into a queue."""
+        await answered(
+            self.raw.queue_bind(queue, exchange, routing_key), f"binding {queue} to {exchange}"
+        )
+
+    async def close(self) -> None:
+        """Ends it; what was published before has reached the broker, unless the link is down."""
+        self._end("it was closed")
+        try:
+            await answered(self.raw.close(), "closing a channel", 3.0)
+        except Exception as error:
+            _logger.debug("closing a channel: %s", error)
+
+    def _cancelled(self, frame: spec.Basic.Cancel) -> None:
+        self._end(f"the broker ended consumer {frame.consumer_tag}")
+        self._closing = asyncio.create_task(self.close())
+
+    def _raw_closed(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self._end("the connection ended" if error is None else describe(error))
+
+    def _end(self, reason: str) -> None:
+        if self.ended.is_set():
+            return
+        self.reason = reason
+        self.ended.set()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()

@@ -1,0 +1,311 @@
+"""One supervised connection to RabbitMQ."""
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import aiormq
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from yarl import URL
+
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.waiting import Backoff, answered, describe, unavailable
+from switchboard_server.core.errors import SwitchboardError, UnavailableError
+
+HEARTBEAT_SECONDS = 5
+"""What both sides promise to send at least twice as often."""
+CONNECT_SECONDS = 5.0
+"""How long a host may take to answer."""
+CLOSE_SECONDS = 3.0
+"""How long saying good-bye may take."""
+_READ_BUFFER = 1024 * 1024
+_LOOK_SECONDS = 1.0
+
+Listener = Callable[[bool], None]
+
+_logger = logging.getLogger(__name__)
+# What it has to say about connections is said here, once and in context.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+
+
+class Link:
+    """A connection that is made anew whenever it is lost, and tells when it is.
+
+    Not the driver's robust mode: that one consumes again from where a consumer began, and stalls.
+    Here nothing survives a connection: who uses it hears that it is up, and declares, binds and
+    consumes anew (`keep` does it for a coroutine).
+
+    Args:
+        urls: `amqp://` or `amqps://` URLs of the hosts of one cluster, with commas between.
+        name: What RabbitMQ shows of it.
+        heartbeat: Seconds; a peer that is silent for nearly twice as long is given up.
+    """
+
+    def __init__(self, urls: str, name: str, *, heartbeat: int = HEARTBEAT_SECONDS) -> None:
+        self._urls = parse_urls(urls)
+        self._name = name
+        self._heartbeat = heartbeat
+        self._connection: _Connection | None = None
+        self._transport = _Transport()
+        self._problem: str | None = "not connected yet"
+        self._blocked = False
+        self._version: tuple[int, ...] = ()
+        self._listeners: dict[object, Listener] = {}
+        self._up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._reset_reason = ""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._up.is_set()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has stopped reading from it, out of memory or disk space."""
+        return self._blocked
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from being used, for people; None: nothing."""
+        if self._blocked:
+            return "RabbitMQ takes no messages now: it is short of memory or disk space"
+        return self._problem
+
+    @property
+    def server_version(self) -> tuple[int, ...]:
+        """RabbitMQ's version, such as (3, 10, 8); empty before the first connection."""
+        return self._version
+
+    async def start(self) -> None:
+        """Begins to connect, and does not wait for it."""
+        self._task = asyncio.create_task(self._run(), name=f"link {self._name}")
+
+    async def close(self) -> None:
+        """Ends the connection; it is not made again."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._task = None
+
+    async def wait_connected(self, seconds: float) -> None:
+        """Waits until there is a connection.
+
+        Raises:
+            UnavailableError: There was none in that time; the message says why.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._up.wait()
+        except TimeoutError:
+            raise unavailable(self._problem or "not connected") from None
+
+    def watch(self, listener: Listener) -> Callable[[], None]:
+        """Has somebody told when it is up (True) and when it is lost (False).
+
+        Args:
+            listener: Called in the event loop, at once if it is up. Must not block.
+
+        Returns:
+            Ends it.
+        """
+        key = object()
+        self._listeners[key] = listener
+        if self.connected:
+            self._tell(listener, True)
+        return lambda: self._listeners.pop(key, None) and None
+
+    async def channel(self, *, prefetch: int = 0, confirms: bool = False) -> Channel:
+        """Opens a channel.
+
+        Args:
+            prefetch: How many messages a consumer on it has unacknowledged at most; 0: any number.
+            confirms: Whether the broker is to confirm what is published.
+
+        Raises:
+            UnavailableError: There is no connection now.
+        """
+        connection = self._connection
+        if connection is None:
+            raise unavailable(self._problem or "not connected")
+        raw = await answered(connection.channel(publisher_confirms=confirms), "opening a channel")
+        channel = Channel(raw, confirms=confirms)
+        if prefetch:
+            await answered(raw.basic_qos(prefetch_count=prefetch), "setting the prefetch")
+        return channel
+
+    def reset(self, reason: str) -> None:
+        """Drops the connection, which does not do what it should, to make it anew."""
+        if self._connection is not None:
+            self._reset_reason = reason
+            self._transport.abort()
+
+    async def keep(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Runs something whenever there is a connection, again after it has failed or returned.
+
+        Returns only by being cancelled.
+
+        Args:
+            what: What it is, for the log.
+            work: Sets up what it needs, and returns or raises UnavailableError when that has ended.
+        """
+        backoff, told = Backoff(), ""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._up.wait()
+            began = loop.time()
+            try:
+                await work()
+            except SwitchboardError as error:
+                if self.connected and error.message != told:
+                    told = error.message
+                    _logger.warning("%s: %s; trying again", what, error.message)
+            except Exception:
+                _logger.exception("%s failed; trying again", what)
+            if loop.time() - began > 5.0:
+                backoff.reset()
+                told = ""
+            await asyncio.sleep(backoff.next())
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        place = random.randrange(len(self._urls))  # noqa: S311
+        told = ""
+        try:
+            while True:
+                url = self._urls[place % len(self._urls)]
+                try:
+                    await self._connect(url)
+                except UnavailableError as error:
+                    self._problem = error.message
+                    if told != error.message:
+                        told = error.message
+                        _logger.warning("%s; trying again", error.message)
+                    place += 1
+                    await asyncio.sleep(backoff.next())
+                    continue
+                backoff.reset()
+                told = ""
+                await self._attend(url)
+                await asyncio.sleep(backoff.next())
+        finally:
+            self._problem = "the hub shuts down"
+            await self._let_go()
+
+    async def _connect(self, url: URL) -> None:
+        self._transport = _Transport()
+        connection = _Connection(
+            url.update_query(heartbeat=str(self._heartbeat), name=self._name),
+            transport_factory=self._transport,
+            limit=_READ_BUFFER,
+        )
+        where = f"connecting to {url.host}:{url.port or connection.url.port}"
+        await answered(connection.connect(), where, CONNECT_SECONDS)
+        version = connection.server_properties.get("version", "")
+        self._version = parse_version(version)
+        self._connection = connection
+        self._reset_reason = ""
+        self._problem = None
+        self._up.set()
+        _logger.info("connected to RabbitMQ %s at %s", version, url.host)
+        self._tell_all(True)
+
+    async def _attend(self, url: URL) -> None:
+        """Waits for the end of the connection, and looks whether it is blocked meanwhile."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        closing = connection.closing
+        while not closing.done():
+            await asyncio.wait([closing], timeout=_LOOK_SECONDS)
+            blocked = not await connection.is_ready()
+            if blocked != self._blocked and not closing.done():
+                self._blocked = blocked
+                _logger.warning("RabbitMQ %s", "takes no messages now" if blocked else "goes on")
+        error = None if closing.cancelled() else closing.exception()
+        reason = self._reset_reason or (describe(error) if error else "it was closed")
+        self._problem = f"the connection to {url.host} was lost: {reason}"
+        _logger.warning("RabbitMQ: %s", self._problem)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        self._blocked = False
+        if connection is None:
+            return
+        self._up.clear()
+        self._tell_all(False)
+        try:
+            await answered(connection.close(), "closing the connection", CLOSE_SECONDS)
+        except UnavailableError as error:
+            _logger.debug("%s", error.message)
+        self._transport.abort()
+
+    def _tell_all(self, up: bool) -> None:
+        for listener in list(self._listeners.values()):
+            self._tell(listener, up)
+
+    @staticmethod
+    def _tell(listener: Listener, up: bool) -> None:
+        try:
+            listener(up)
+        except Exception:
+            _logger.exception("a listener of the link failed")
+
+
+def parse_urls(urls: str) -> Sequence[URL]:
+    """Reads the URLs of the hosts of a cluster, with commas between.
+
+    Raises:
+        ValueError: One is no `amqp://` or `amqps://` URL; the message names no password.
+    """
+    found = [URL(each.strip()) for each in re.split(r",\s*(?=amqps?://)", urls.strip())]
+    for url in found:
+        if url.scheme not in ("amqp", "amqps") or not url.host or "," in url.host:
+            raise ValueError("must be amqp://host or amqps://host URLs with commas between")
+    return found
+
+
+def parse_version(text: Any) -> tuple[int, ...]:
+    """The numbers of a version: "3.10.8" is (3, 10, 8), "4.0.0-rc.1" is (4, 0, 0)."""
+    match = re.match(r"\d+(\.\d+)*", text.decode() if isinstance(text, bytes) else str(text))
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+class _Connection(aiormq.Connection):
+    # A silent broker is given up after (5 + 1) * 1.5 = 9 s rather than 18.
+    HEARTBEAT_GRACE_MULTIPLIER = 1.5  # type: ignore[assignment]
+
+    async def is_ready(self) -> bool:
+        """Whether the broker reads from it: `ready` waits as long as it does not."""
+        try:
+            async with asyncio.timeout(0.05):
+                await self.ready()
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Transport(TransportFactory):
+    """Makes a connection's transport, and can cut it."""
+
+    def __init__(self) -> None:
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(
+        self, url: URL, **kwargs: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connects."""
+        tls = url.scheme == "amqps"
+        factory: TransportFactory = TLSTransportFactory() if tls else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        self._writer = writer
+        return reader, writer
+
+    def abort(self) -> None:
+        """Cuts it, if it is not gone."""
+        if self._writer is not None:
+            self._writer.transport.abort()
