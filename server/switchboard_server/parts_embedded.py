@@ -20,7 +20,7 @@ from switchboard_server.core.groups.hub import GroupHub
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub
-from switchboard_server.core.registry.registry import Registry
+from switchboard_server.core.registry.local import LocalRegistry
 from switchboard_server.core.use_cases import UseCases
 from switchboard_server.parts import (
     Parts,
@@ -59,7 +59,7 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     await groups.open()
     stack.push_async_callback(groups.close)
     realtime = _realtime(settings)
-    registry = Registry(
+    registry = LocalRegistry(
         MemoryRegistryStore() if storage.log == "memory" else SqliteRegistryStore(storage.data_dir),
         prober(settings),
         registry_limits(settings),

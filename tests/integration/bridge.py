@@ -33,9 +33,9 @@ from switchboard_server.core.realtime.history import HistoryPolicy, HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
 from switchboard_server.core.realtime.wishes import DisconnectWish
 from switchboard_server.core.registry.limits import RegistryLimits
+from switchboard_server.core.registry.local import LocalRegistry
 from switchboard_server.core.registry.model import Change
 from switchboard_server.core.registry.networks import AllowedNetworks
-from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.use_cases import UseCases
 from switchboard_server.telemetry.bridge_metrics import BridgeMetrics
 from switchboard_server.wire.codec import DeliveryCodec
@@ -198,7 +198,9 @@ def make_hub(log: EmbeddedLog, codec: DeliveryCodec, realtime: RealtimeHub) -> U
     events, store = EventHub(log), EmbeddedGroups(log)
     groups = GroupHub(events, store, codec, GroupLimits(), wall_clock)
     letters = DeadLetters(groups, store, wall_clock)
-    registry = Registry(MemoryRegistryStore(), NetworkProber(AllowedNetworks(())), RegistryLimits())
+    registry = LocalRegistry(
+        MemoryRegistryStore(), NetworkProber(AllowedNetworks(())), RegistryLimits()
+    )
     return UseCases(events, groups, letters, Caller(events, groups), realtime, registry)
 
 

@@ -9,6 +9,7 @@ from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.registry.announcing import Publish
 from switchboard_server.core.registry.entries import Entry, Verdict
 from switchboard_server.core.registry.limits import RegistryLimits
+from switchboard_server.core.registry.local import LocalRegistry
 from switchboard_server.core.registry.model import (
     HealthCheck,
     Key,
@@ -23,7 +24,6 @@ from switchboard_server.core.registry.ports import (
     StoredInstance,
     StoredRegistry,
 )
-from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.registry.targets import Target
 from switchboard_server.core.registry.validation import normalise
 from tests.support.loop import EPOCH_NS, manual_loop
@@ -164,7 +164,7 @@ class Bench:
     ) -> None:
         self.store = store or ScriptedStore()
         self.prober = ScriptedProber()
-        self.registry = Registry(self.store, self.prober, limits, manual_loop().clock)
+        self.registry = LocalRegistry(self.store, self.prober, limits, manual_loop().clock)
 
     async def register(self, number: int = 1, service: str = "users", **fields: Any) -> Entry:
         """Registers an instance."""

@@ -55,7 +55,7 @@ class RegistryServicer:
         request = parse(registry_service_pb2.KeepAliveRequest, first)
         key = _key(request)
         principal = caller.get()
-        lease = self._registry.keep_alive(key, _load(request), principal)
+        lease = await self._registry.keep_alive(key, _load(request), principal)
         reader = asyncio.create_task(_read(requests, lease, key))
         reader.add_done_callback(lambda _: lease.finish())
         broken = True

@@ -2,26 +2,25 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
     AlreadyExistsError,
-    NotFoundError,
     ResourceExhaustedError,
 )
 from switchboard_server.core.registry.entries import Declared, Entry, Verdict
 from switchboard_server.core.registry.model import (
     Change,
     Instance,
-    Key,
     Moment,
     Registration,
     RemovalCause,
     Status,
 )
 from switchboard_server.core.registry.preservation import Preservation
+from switchboard_server.core.registry.roster import Roster
 from switchboard_server.core.registry.targets import target_of
 
 BROKEN_SECONDS = 0.5
@@ -32,23 +31,7 @@ RETRY_SECONDS = 1.0
 SETTING_MAX_INSTANCES = "SWITCHBOARD_MAX_INSTANCES"
 
 
-class Service:
-    """All instances of one name.
-
-    Attributes:
-        entries: By their ids.
-        version: Revision of the last change to one of them.
-    """
-
-    __slots__ = ("entries", "name", "version")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.entries: dict[str, Entry] = {}
-        self.version = 0
-
-
-class Directory:
+class Directory(Roster):
     """Instances with their leases and statuses.
 
     Args:
@@ -68,6 +51,7 @@ class Directory:
         max_instances: int = 100_000,
         revision: int = 0,
     ) -> None:
+        super().__init__(revision)
         self._changed = changed
         self._reap_after = reap_after
         self._max_instances = max_instances
@@ -75,40 +59,16 @@ class Directory:
         self._numbers = count()
         self._overdue: dict[Entry, None] = {}
         self.preservation = Preservation(interval)
-        self.services: dict[str, Service] = {}
-        self.revision = revision
-        self.size = 0
-
-    def __iter__(self) -> Iterator[Entry]:
-        """All entries."""
-        for service in self.services.values():
-            yield from service.entries.values()
 
     @property
-    def preserving(self) -> bool:
-        """Whether eviction is withheld now."""
-        return self.preservation.active and bool(self._overdue)
+    def preserving_since_ns(self) -> int:
+        """See `Roster.preserving_since_ns`."""
+        return self.preservation.since_ns if self.preservation.active and self._overdue else 0
 
     @property
     def withheld(self) -> int:
-        """How many instances stand that would else be gone."""
+        """See `Roster.withheld`."""
         return len(self._overdue)
-
-    def find(self, key: Key) -> Entry | None:
-        """An instance; None: there is none."""
-        service = self.services.get(key.service)
-        return None if service is None else service.entries.get(key.id)
-
-    def get(self, key: Key) -> Entry:
-        """An instance.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        entry = self.find(key)
-        if entry is None:
-            raise no_instance(key)
-        return entry
 
     def check_conflict(self, spec: Registration, now: Moment) -> None:
         """Checks that a registration may take its place.
@@ -198,11 +158,7 @@ class Directory:
     def remove(self, entry: Entry, cause: RemovalCause, now: Moment) -> Change:
         """Removes an instance that is there."""
         instance = entry.instance
-        service = self.services[instance.spec.service]
-        del service.entries[instance.spec.id]
-        if not service.entries:
-            del self.services[service.name]
-        self.size -= 1
+        service = self._take_out(instance.key)
         self._overdue.pop(entry, None)
         entry.generation += 1
         entry.armed = -math.inf  # The heap may still hold it: nothing is due any more.
@@ -301,14 +257,6 @@ class Directory:
         gone = entry.instance.status is Status.UNHEALTHY or entry.deadline <= now.seconds
         return not gone
 
-    def _add(self, entry: Entry, spec: Registration) -> None:
-        service = self.services.get(spec.service)
-        if service is None:
-            service = self.services[spec.service] = Service(spec.service)
-        service.entries[spec.id] = entry
-        service.version = self.revision
-        self.size += 1
-
     def _confirm(self, entry: Entry) -> None:
         """Takes notice that the instance was heard of."""
         entry.unconfirmed = False
@@ -366,10 +314,3 @@ class Directory:
         if entry.deadline < entry.armed and entry not in self._overdue:
             entry.armed = entry.deadline
             heapq.heappush(self._heap, (entry.armed, next(self._numbers), entry))
-
-
-def no_instance(key: Key) -> NotFoundError:
-    """The error for an instance that is not there."""
-    return NotFoundError(
-        "INSTANCE_NOT_FOUND", f"there is no instance {key}; it may have run out: register it"
-    )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from switchboard_server.core.errors import NotFoundError, UnavailableError, invalid_field
-from switchboard_server.core.registry.directory import Directory, Service
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Status
 from switchboard_server.core.registry.picking import Policy, Pool, spread
+from switchboard_server.core.registry.roster import Roster, Service
 from switchboard_server.core.registry.semver import (
     MAX_RANGE,
     Range,
@@ -80,7 +80,7 @@ class Discovery:
         directory: The directory.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Roster) -> None:
         self._directory = directory
         self._pools: OrderedDict[_PoolKey, tuple[int, Pool]] = OrderedDict()
 

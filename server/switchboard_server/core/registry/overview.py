@@ -11,9 +11,9 @@ from operator import attrgetter
 
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
 from switchboard_server.core.filters import covers
-from switchboard_server.core.registry.directory import Directory, Service
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Status
+from switchboard_server.core.registry.roster import Roster, Service
 from switchboard_server.core.registry.semver import Version, parse_version
 
 DEFAULT_PAGE = 100
@@ -78,7 +78,7 @@ class ServicesPage:
 
 
 def list_services(
-    directory: Directory,
+    directory: Roster,
     query: ServicesQuery,
     scopes: Sequence[str],
     measure: Callable[[Entry], int],

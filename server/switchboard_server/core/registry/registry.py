@@ -1,11 +1,11 @@
 """What clients can do with the registry, whatever door they come through."""
 
 import asyncio
-import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
+from switchboard_server.core.clock import Clock
 from switchboard_server.core.errors import (
     AbortedError,
     ResourceExhaustedError,
@@ -15,7 +15,6 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
 from switchboard_server.core.registry.checking import Checker
-from switchboard_server.core.registry.directory import Directory, no_instance
 from switchboard_server.core.registry.discovery import Discovered, Discovery, Selection
 from switchboard_server.core.registry.entries import Declared, Entry, Verdict
 from switchboard_server.core.registry.leases import Lease
@@ -30,17 +29,10 @@ from switchboard_server.core.registry.model import (
     Status,
 )
 from switchboard_server.core.registry.overview import ServicesPage, ServicesQuery, list_services
-from switchboard_server.core.registry.ports import Prober, RegistryStore, StoredInstance
-from switchboard_server.core.registry.saving import Saver
+from switchboard_server.core.registry.ports import Prober
+from switchboard_server.core.registry.roster import Roster, no_instance
 from switchboard_server.core.registry.stats import PROPAGATION_BOUNDS, RegistryStats
-from switchboard_server.core.registry.sweeping import Sweeper
-from switchboard_server.core.registry.targets import target_of
-from switchboard_server.core.registry.validation import (
-    MAX_REASON,
-    check_service_name,
-    normalise,
-    too_large,
-)
+from switchboard_server.core.registry.validation import MAX_REASON, check_service_name, too_large
 from switchboard_server.core.registry.watching import (
     HISTORY,
     History,
@@ -50,8 +42,6 @@ from switchboard_server.core.registry.watching import (
 )
 from switchboard_server.core.stats import Histogram
 
-RESTART_REVISIONS = 1_000_000
-"""How far the revision jumps after a hub died: what it told last may not have been saved."""
 SETTLE_SECONDS = 1.0
 """How long a shutdown waits for changes to be published."""
 HEARTBEAT_BOUNDS = (1.0, 3600.0)
@@ -59,40 +49,35 @@ HEARTBEAT_BOUNDS = (1.0, 3600.0)
 DEFAULT_HEARTBEAT = 15.0
 """Seconds of silence after which a watcher is told that the stream lives."""
 
-_logger = logging.getLogger(__name__)
 
+class Registry(ABC):
+    """The directory of services, as doors see it: what is asked is answered from memory here.
 
-class Registry:
-    """The directory of services. Its methods are called in one event loop, as it comes.
+    Who may register what, and what becomes of it, is decided by who inherits: by this hub alone
+    (`LocalRegistry`), or by all nodes of a cluster together (`SharedRegistry`). Its methods are
+    called in one event loop, as it comes.
 
     Args:
-        store: Keeps the instances.
+        roster: Who is registered.
         prober: Tries them.
         limits: How it works.
         clock: Unix time in nanoseconds; what decides goes by the loop's monotonic clock.
+
+    Attributes:
+        problem: Why it does not serve; None: it does.
+        availability: Set whenever the problem changes.
     """
 
     def __init__(
-        self,
-        store: RegistryStore,
-        prober: Prober,
-        limits: RegistryLimits | None = None,
-        clock: Clock = wall_clock,
+        self, roster: Roster, prober: Prober, limits: RegistryLimits | None, clock: Clock
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._store = store
+        self._roster = roster
         self._prober = prober
         self._limits = limits or RegistryLimits()
         self._clock = clock
-        self._directory = Directory(
-            self._changed,
-            reap_after=self._limits.reap_after,
-            interval=self._limits.check_interval,
-            max_instances=self._limits.max_instances,
-        )
-        self._sweeper = Sweeper(self._directory, self.now)
-        self._discovery = Discovery(self._directory)
-        self._watchers = Watchers(self._directory, History(HISTORY, 0), self._loop.time)
+        self._discovery = Discovery(roster)
+        self._watchers = Watchers(roster, History(HISTORY, 0), self._loop.time)
         self._checker = Checker(prober, self._found, self._limits.max_checks)
         self._leases: dict[Lease, None] = {}
         self._announcer: Announcer | None = None
@@ -108,35 +93,24 @@ class Registry:
     @property
     def revision(self) -> int:
         """Grows with every change."""
-        return self._directory.revision
+        return self._roster.revision
 
+    @abstractmethod
     async def open(self, publish: Publish | None = None) -> None:
-        """Opens the store and takes up what it holds.
+        """Takes up what is registered already.
 
         Args:
             publish: Publishes changes as events; None: nobody does.
 
         Raises:
-            UnavailableError: The store cannot be opened.
+            UnavailableError: It cannot.
         """
-        found = await self._store.open()
-        revision = found.revision + (0 if found.complete else RESTART_REVISIONS)
-        self._directory.revision = revision
-        history = self._watchers.history = History(HISTORY, revision)
-        self._directory.restore(
-            ((each.instance, each.declared, each.leased) for each in found.instances), self.now()
-        )
-        self._saver = Saver(self._store, self._row, lambda: self.revision, self._reported)
-        if publish is not None:
-            self._announcer = Announcer(history, publish)
-        for entry in self._directory:
-            self._checker.begin(entry, scattered=True)
-        self._sweeper.arm()
 
     def now(self) -> Moment:
         """The time."""
         return Moment(self._loop.time(), self._clock())
 
+    @abstractmethod
     async def register(
         self, registration: Registration, principal: Principal = ANONYMOUS
     ) -> tuple[Entry, bool]:
@@ -159,26 +133,11 @@ class Registry:
 
         Cancelling it does not take the registration back.
         """
-        spec = normalise(registration, round(self._limits.check_interval * SECOND_NS))
-        principal.require("services.register", spec.service)
-        self._admit()
-        self._directory.check_conflict(spec, self.now())
-        target = target_of(spec)
-        if target is not None:
-            await self._prober.admit(target)
-            self._admit()
-        known = self._directory.find(spec.key)
-        generation, holder = (0, None) if known is None else (known.generation, known.holder)
-        entry, created = self._directory.put(spec, principal.subject, self.now())
-        if isinstance(holder, Lease) and entry.holder is not holder:
-            holder.end(_taken_over(spec.key))
-        if entry.generation != generation:
-            self._checker.begin(entry)
-        self._sweeper.arm()
-        await self._saver.durable(spec.key)
-        return entry, created
 
-    def keep_alive(self, key: Key, load: float | None, principal: Principal = ANONYMOUS) -> Lease:
+    @abstractmethod
+    async def keep_alive(
+        self, key: Key, load: float | None, principal: Principal = ANONYMOUS
+    ) -> Lease:
         """Holds the lease of an instance; the caller lets it go.
 
         Args:
@@ -190,24 +149,10 @@ class Registry:
             InvalidArgumentError: The service has no possible name.
             PermissionDeniedError: The caller may not.
             NotFoundError: There is no such instance.
-            UnavailableError: The hub shuts down.
+            UnavailableError: It cannot be held now, or the hub shuts down.
         """
-        check_service_name("service_name", key.service)
-        principal.require("services.register", key.service)
-        self._admit()
-        entry = self._directory.get(key)
-        if isinstance(entry.holder, Lease):
-            entry.holder.end(_taken_over(key))
-        lease = Lease(entry, self._renew)
-        leased = entry.leased
-        self._directory.hold(entry, lease, self.now())
-        self._renew(lease, load)
-        if not leased:
-            self._saver.touch(key)
-        self._leases[lease] = None
-        self._sweeper.arm()
-        return lease
 
+    @abstractmethod
     def let_go(self, lease: Lease, *, broken: bool) -> None:
         """Ends the hold on a lease.
 
@@ -216,14 +161,8 @@ class Registry:
             broken: Whether the stream broke, so that the instance is removed; else its lease runs
                 on.
         """
-        del self._leases[lease]
-        if lease.entry.holder is lease:
-            if broken and self._closing is None:
-                self._directory.lose(lease.entry, self.now())
-            else:
-                self._directory.release(lease.entry)
-            self._sweeper.arm()
 
+    @abstractmethod
     async def deregister(self, key: Key, principal: Principal = ANONYMOUS) -> int:
         """Removes an instance.
 
@@ -236,14 +175,8 @@ class Registry:
             NotFoundError: There is none.
             UnavailableError: The store takes nothing now, or the hub shuts down.
         """
-        check_service_name("service_name", key.service)
-        principal.require("services.unregister", key.service)
-        self._admit()
-        entry = self._directory.get(key)
-        change = self._directory.remove(entry, RemovalCause.DEREGISTERED, self.now())
-        await self._saver.durable(key)
-        return change.revision
 
+    @abstractmethod
     async def set_status(
         self, key: Key, status: Status | None, reason: str, principal: Principal = ANONYMOUS
     ) -> Entry:
@@ -264,17 +197,6 @@ class Registry:
             NotFoundError: There is none.
             UnavailableError: The store takes nothing now, or the hub shuts down.
         """
-        check_service_name("service_name", key.service)
-        principal.require("services.register", key.service)
-        if len(reason) > MAX_REASON:
-            raise too_large("reason", len(reason), MAX_REASON, "characters")
-        self._admit()
-        entry = self._directory.get(key)
-        declared = None if status is None else Declared(status, reason)
-        self._directory.declare(entry, declared, self.now())
-        self._sweeper.arm()
-        await self._saver.durable(key)
-        return entry
 
     def discover(self, wish: Selection, principal: Principal = ANONYMOUS) -> Discovered:
         """Picks instances to call.
@@ -310,7 +232,7 @@ class Registry:
             PermissionDeniedError: The caller may see none.
         """
         principal.require("services.view")
-        return list_services(self._directory, query, principal.scopes["services.view"], measure)
+        return list_services(self._roster, query, principal.scopes["services.view"], measure)
 
     def watch(
         self,
@@ -371,7 +293,7 @@ class Registry:
             name: The instance as "service_name/instance_id"; one that is not there does not drain.
         """
         service, _, instance = name.partition("/")
-        entry = self._directory.find(Key(service, instance))
+        entry = self._roster.find(Key(service, instance))
         return entry is not None and entry.instance.status is Status.DRAINING
 
     def on_draining(self, listener: Callable[[str, bool], None]) -> Callable[[], None]:
@@ -406,47 +328,35 @@ class Registry:
             The revision at which one of them last changed, and all of them; 0 and none where the
             service is not there.
         """
-        service = self._directory.services.get(name)
+        service = self._roster.services.get(name)
         if service is None:
             return 0, []
         return service.version, [entry.instance for entry in service.entries.values()]
 
     def service_names(self) -> Collection[str]:
         """The services that have an instance."""
-        return self._directory.services.keys()
+        return self._roster.services.keys()
 
+    @abstractmethod
     async def begin_shutdown(self) -> None:
         """Takes nothing more, ends every stream, and evicts nobody any more."""
-        self._closing = UnavailableError(
-            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
-        )
-        self._sweeper.close()
-        for stream in (*self._leases, *self._watchers):
-            stream.end(self._closing)
-        if self._announcer is not None:
-            await self._announcer.settle(SETTLE_SECONDS)
 
+    @abstractmethod
     async def close(self) -> None:
         """Saves what is left, and lets go of everything."""
-        self._sweeper.close()
-        await self._checker.close()
-        await self._prober.close()
-        if self._announcer is not None:
-            await self._announcer.close()
-        await self._store.close(complete=await self._saver.close())
 
     def stats(self) -> RegistryStats:
         """What the registry counts, as it is now."""
-        directory, checker = self._directory, self._checker
+        roster, checker = self._roster, self._checker
         return RegistryStats(
-            instances=Counter(entry.instance.status for entry in directory),
-            services=len(directory.services),
-            unconfirmed=sum(entry.unconfirmed for entry in directory),
-            revision=directory.revision,
+            instances=Counter(entry.instance.status for entry in roster),
+            services=len(roster.services),
+            unconfirmed=sum(entry.unconfirmed for entry in roster),
+            revision=roster.revision,
             changes=self._changes,
             removed=dict(self._removed),
-            preserving=directory.preserving,
-            withheld=directory.withheld,
+            preserving=roster.preserving,
+            withheld=roster.withheld,
             leases=len(self._leases),
             watchers=len(self._watchers),
             compactions=self._watchers.compactions,
@@ -463,41 +373,51 @@ class Registry:
         Returns:
             Unix nanoseconds (0: it is not withheld), and two counts.
         """
-        directory = self._directory
-        since = directory.preservation.since_ns if directory.preserving else 0
-        return since, directory.withheld if since else 0, directory.size
+        roster = self._roster
+        since = roster.preserving_since_ns
+        return since, roster.withheld if since else 0, roster.size
+
+    @abstractmethod
+    def _found(self, entry: Entry, verdict: Verdict) -> None:
+        """Takes what a check has found."""
 
     def _admit(self) -> None:
         if self._closing is not None:
             raise UnavailableError(self._closing.reason, self._closing.message)
 
-    def _renew(self, lease: Lease, load: float | None) -> None:
-        if lease.entry.holder is lease:
-            self._directory.renew(lease.entry, self.now(), load)
+    def _may_remove(self, key: Key, principal: Principal) -> None:
+        check_service_name("service_name", key.service)
+        principal.require("services.unregister", key.service)
+        self._admit()
 
-    def _found(self, entry: Entry, verdict: Verdict) -> None:
-        if self._closing is None:
-            self._directory.judge(entry, verdict, self.now())
-            self._sweeper.arm()
+    def _may_hold(self, key: Key, principal: Principal) -> None:
+        check_service_name("service_name", key.service)
+        principal.require("services.register", key.service)
+        self._admit()
 
-    def _row(self, key: Key) -> StoredInstance | None:
-        entry = self._directory.find(key)
-        return (
-            None if entry is None else StoredInstance(entry.instance, entry.declared, entry.leased)
+    def _may_declare(self, key: Key, reason: str, principal: Principal) -> None:
+        check_service_name("service_name", key.service)
+        principal.require("services.register", key.service)
+        if len(reason) > MAX_REASON:
+            raise too_large("reason", len(reason), MAX_REASON, "characters")
+        self._admit()
+
+    async def _end_streams(self) -> None:
+        """Begins the shutdown: nothing is taken any more, and streams end."""
+        self._closing = UnavailableError(
+            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
         )
+        for stream in (*self._leases, *self._watchers):
+            stream.end(self._closing)
+        if self._announcer is not None:
+            await self._announcer.settle(SETTLE_SECONDS)
 
-    def _reported(self, problem: str | None) -> None:
-        self.problem = problem
-        if problem is not None:
-            _logger.error("%s", problem)
-        self.availability.set()
-
-    def _changed(self, change: Change, entry: Entry) -> None:
+    def _tell(self, change: Change, entry: Entry) -> None:
+        """Tells of a change all who are here."""
         self._changes += 1
         if change.cause is not None:
             self._removed[change.cause] += 1
         self._watchers.changed(change)
-        self._saver.touch(change.key)
         if isinstance(entry.holder, Lease):
             if change.cause is None:
                 entry.holder.changed()
@@ -514,5 +434,11 @@ class Registry:
                 listener(str(change.key), drains)
 
 
-def _taken_over(key: Key) -> AbortedError:
+def declared_as(status: Status | None, reason: str) -> Declared | None:
+    """What SetStatus says."""
+    return None if status is None else Declared(status, reason)
+
+
+def taken_over(key: Key) -> AbortedError:
+    """The error for a stream whose instance another one keeps."""
     return AbortedError("LEASE_TAKEN_OVER", f"another stream keeps {key} now")

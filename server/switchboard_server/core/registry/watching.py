@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from switchboard_server.core.errors import SwitchboardError, invalid_field
 from switchboard_server.core.filters import MAX_NAME, covers
-from switchboard_server.core.registry.directory import Directory
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Change, Key, Status
+from switchboard_server.core.registry.roster import Roster
 from switchboard_server.core.registry.validation import too_large
 
 HISTORY = 10_000
@@ -118,7 +118,7 @@ class Watchers:
         time: Monotonic seconds.
     """
 
-    def __init__(self, directory: Directory, history: History, time: Callable[[], float]) -> None:
+    def __init__(self, directory: Roster, history: History, time: Callable[[], float]) -> None:
         self.directory = directory
         self.history = history
         self.time = time

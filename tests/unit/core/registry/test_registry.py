@@ -23,10 +23,11 @@ from switchboard_server.core.registry.discovery import Selection
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.limits import RegistryLimits
+from switchboard_server.core.registry.local import RESTART_REVISIONS
 from switchboard_server.core.registry.model import Change, Key, RemovalCause, Status
 from switchboard_server.core.registry.overview import ServicesQuery
 from switchboard_server.core.registry.ports import StoredRegistry
-from switchboard_server.core.registry.registry import RESTART_REVISIONS, Registry
+from switchboard_server.core.registry.registry import Registry
 from tests.support.loop import manual_loop, passing, turns
 from tests.support.registries import (
     FAILED,
@@ -79,7 +80,7 @@ async def test_a_renewal_that_changes_nothing_saves_nothing() -> None:
         await bench.register(1)
         saves = bench.store.saves
         await bench.register(1)
-        lease = bench.registry.keep_alive(USERS, 1.0)
+        lease = await bench.registry.keep_alive(USERS, 1.0)
         lease.renew(2.0)
         await turns()
         assert bench.store.saves == saves
@@ -242,7 +243,7 @@ async def statuses(lease: Lease, count: int) -> list[Status]:
 async def test_each_request_and_each_new_status_is_answered() -> None:
     async with open_registry() as bench:
         await bench.register(1)
-        lease = bench.registry.keep_alive(USERS, None)
+        lease = await bench.registry.keep_alive(USERS, None)
         lease.renew(1.0)
         assert await statuses(lease, 2) == [Status.SERVING] * 2
         waiting = asyncio.ensure_future(lease.next())
@@ -269,8 +270,8 @@ async def test_each_request_and_each_new_status_is_answered() -> None:
 async def test_a_lease_ends_with_its_stream_its_instance_or_its_hub() -> None:
     async with open_registry() as bench:
         await bench.register(1)
-        first = bench.registry.keep_alive(USERS, None)
-        second = bench.registry.keep_alive(USERS, None)
+        first = await bench.registry.keep_alive(USERS, None)
+        second = await bench.registry.keep_alive(USERS, None)
         with pytest.raises(AbortedError):
             await first.next()
         first.renew(5.0)
@@ -287,12 +288,12 @@ async def test_a_lease_ends_with_its_stream_its_instance_or_its_hub() -> None:
             await second.next()
         bench.registry.let_go(second, broken=True)
         await bench.register(1)
-        third = bench.registry.keep_alive(USERS, None)
+        third = await bench.registry.keep_alive(USERS, None)
         bench.registry.let_go(third, broken=True)
         await passing(0.5)
         assert bench.registry.stats().services == 0
         await bench.register(1)
-        fourth = bench.registry.keep_alive(USERS, None)
+        fourth = await bench.registry.keep_alive(USERS, None)
         assert bench.registry.stats().leases == 1
         await bench.registry.begin_shutdown()
         with pytest.raises(UnavailableError):
@@ -307,7 +308,7 @@ async def test_holding_the_lease_of_a_checked_instance_is_saved() -> None:
     async with open_registry() as bench:
         await bench.register(1, check=TCP)
         assert not bench.store.kept[USERS].leased
-        bench.registry.keep_alive(USERS, None)
+        await bench.registry.keep_alive(USERS, None)
         await turns()
         assert bench.store.kept[USERS].leased
 
@@ -316,7 +317,7 @@ async def test_one_that_moves_takes_the_lease_from_the_stream_of_before() -> Non
     async with open_registry() as bench:
         bench.prober.verdict = FAILED
         entry = await bench.register(1, check=TCP)
-        lease = bench.registry.keep_alive(USERS, None)
+        lease = await bench.registry.keep_alive(USERS, None)
         with pytest.raises(AlreadyExistsError):
             await bench.register(1, port=9)
         for _ in range(3):
@@ -402,7 +403,7 @@ async def test_who_may_not_is_refused() -> None:
         with pytest.raises(PermissionDeniedError):
             await registry.register(a_registration(2), nobody)
         with pytest.raises(PermissionDeniedError):
-            registry.keep_alive(USERS, None, nobody)
+            await registry.keep_alive(USERS, None, nobody)
         with pytest.raises(PermissionDeniedError):
             await registry.deregister(USERS, nobody)
         with pytest.raises(PermissionDeniedError):
@@ -418,7 +419,7 @@ async def test_what_is_not_there_or_not_allowed_is_told() -> None:
     async with open_registry() as bench:
         registry = bench.registry
         with pytest.raises(NotFoundError):
-            registry.keep_alive(USERS, None)
+            await registry.keep_alive(USERS, None)
         with pytest.raises(NotFoundError):
             await registry.deregister(USERS)
         with pytest.raises(NotFoundError):
@@ -504,7 +505,7 @@ async def test_every_change_is_announced_in_order_whatever_the_log_does() -> Non
 async def test_what_is_forgotten_before_it_is_announced_is_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("switchboard_server.core.registry.registry.HISTORY", 3)
+    monkeypatch.setattr("switchboard_server.core.registry.local.HISTORY", 3)
     monkeypatch.setattr(announcing, "MOST", 2)
     paper = Paper()
     async with open_registry(publish=paper.publish) as bench:
