@@ -13,7 +13,7 @@ from switchboard_server.backends.embedded.registry import MemoryRegistryStore, S
 from switchboard_server.backends.embedded.sqlite import SqliteStore
 from switchboard_server.backends.embedded.store import Retention, Store
 from switchboard_server.config import Settings
-from switchboard_server.core.calls import Caller
+from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.clock import SECOND_NS, steady_clock
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.groups.hub import GroupHub
@@ -72,7 +72,7 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     metrics.watch_groups(groups.stats)
     metrics.watch_realtime(realtime.stats)
     metrics.watch_registry(registry.stats)
-    letters, calls = DeadLetters(groups, store, clock), Caller(events, groups)
+    letters, calls = DeadLetters(groups, store, clock), Caller(events, Listeners(events, groups))
     kept = f"in {storage.data_dir}" if storage.log == "sqlite" else "in memory only"
     return Parts(UseCases(events, groups, letters, calls, realtime, registry), kept)
 

@@ -22,7 +22,7 @@ from switchboard_server.backends.probes.prober import NetworkProber
 from switchboard_server.bridge.http import BridgeServer, HealthReport
 from switchboard_server.bridge.session import BridgeLimits
 from switchboard_server.bridge.websocket import WebSocketDoor
-from switchboard_server.core.calls import Caller
+from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.clock import wall_clock
 from switchboard_server.core.errors import UnauthenticatedError
 from switchboard_server.core.events import EventHub
@@ -201,7 +201,9 @@ def make_hub(log: EmbeddedLog, codec: DeliveryCodec, realtime: RealtimeHub) -> U
     registry = LocalRegistry(
         MemoryRegistryStore(), NetworkProber(AllowedNetworks(())), RegistryLimits()
     )
-    return UseCases(events, groups, letters, Caller(events, groups), realtime, registry)
+    return UseCases(
+        events, groups, letters, Caller(events, Listeners(events, groups)), realtime, registry
+    )
 
 
 async def _publish_nothing(_changes: Sequence[Change]) -> None:
@@ -258,8 +260,10 @@ async def bridge(
         await events.open()
         codec.log_id = events.log.log_id
         stack.push_async_callback(events.close)
-        await hub.groups.open()
-        stack.push_async_callback(hub.groups.close)
+        groups = hub.groups
+        assert isinstance(groups, GroupHub)
+        await groups.open()
+        stack.push_async_callback(groups.close)
         await hub.registry.open(_publish_nothing)
         stack.push_async_callback(hub.registry.close)
         door = make_door(

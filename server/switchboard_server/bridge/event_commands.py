@@ -99,7 +99,7 @@ async def reject(client: Client, frame: Frame) -> dict[str, Any]:
 async def extend(client: Client, frame: Frame) -> dict[str, Any]:
     """`extend`: as ExtendDeadline."""
     request = from_json(frame.data, event_service_pb2.ExtendDeadlineRequest)
-    found = client.hub.groups.extend(
+    found = await client.hub.groups.extend(
         request.group,
         request.ack_ids,
         client.principal,

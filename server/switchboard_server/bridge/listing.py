@@ -16,7 +16,6 @@ from switchboard.v1 import (
 from switchboard_server.bridge.client import Client
 from switchboard_server.bridge.frames import Frame
 from switchboard_server.core.errors import invalid_field
-from switchboard_server.core.groups.listing import list_groups
 from switchboard_server.core.registry.overview import ServicesQuery
 from switchboard_server.wire import (
     encode,
@@ -92,8 +91,7 @@ async def _events(client: Client, data: dict[str, Any]) -> Message:
 
 async def _groups(client: Client, data: dict[str, Any]) -> Message:
     request = from_json(data, group_service_pb2.ListGroupsRequest)
-    reports, token = await list_groups(
-        client.hub.groups,
+    reports, token = await client.hub.groups.page(
         request.name_prefix,
         request.page_size,
         request.page_token,

@@ -15,7 +15,7 @@ from switchboard_server.core.errors import (
     invalid_field,
 )
 from switchboard_server.core.filters import MAX_NAME
-from switchboard_server.core.groups.membership import Member
+from switchboard_server.core.groups.serving import MemberStream
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.subscription import Subscription
 from switchboard_server.core.tail import Chunk
@@ -85,7 +85,7 @@ class Subscriptions:
         """
         name = self._admit(name)
         wish = decode_subscribe(request, self._peer)
-        subscription: Subscription | Member
+        subscription: Subscription | MemberStream
         if wish.group is None:
             subscription = await self._hub.events.subscribe(
                 wish.filter, wish.start, principal, wish.heartbeat
@@ -141,7 +141,7 @@ class Subscriptions:
             )
         return name or secrets.token_hex(6)
 
-    async def _follow(self, name: str, subscription: Subscription | Member) -> None:
+    async def _follow(self, name: str, subscription: Subscription | MemberStream) -> None:
         """Writes what a subscription has to say, until it or the connection ends."""
         try:
             while True:
@@ -156,10 +156,10 @@ class Subscriptions:
         except Exception as raised:  # Every failure becomes a frame.
             self._ended(name, as_switchboard_error(raised, "EventService/Subscribe"))
         finally:
-            if isinstance(subscription, Member):
-                subscription.close()
-            else:
+            if isinstance(subscription, Subscription):
                 self._hub.events.unsubscribe(subscription)
+            else:
+                subscription.close()
             del self._following[name]
 
     async def _deliver(self, name: str, chunk: Chunk) -> None:

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from switchboard_server.core.errors import UnavailableError, invalid_field
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.filters import Filter, Route
-from switchboard_server.core.groups.hub import GroupHub
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.records import Drafts
 from switchboard_server.core.tail import Audience
@@ -34,17 +34,66 @@ class _Listening:
     number: int
 
 
+class Responders(Protocol):
+    """Who answers requests."""
+
+    async def any(self, route: Route, attributes: Mapping[str, str]) -> bool:
+        """Whether anybody is subscribed who would get an event and answers for its target.
+
+        Who hears what is meant for anybody, such as an observer, answers for nobody: a responder's
+        filter names what it answers for in its target services.
+        """
+        ...
+
+
+class Deaf(Protocol):
+    """Groups, as far as they hear nothing."""
+
+    def deaf(self, wish: Filter) -> int:
+        """How many groups with a filter have no member that would get anything new."""
+        ...
+
+
+class Listeners:
+    """`Responders` of one node.
+
+    Args:
+        events: Its events.
+        groups: Its groups.
+    """
+
+    def __init__(self, events: EventHub, groups: Deaf) -> None:
+        self._events = events
+        self._groups = groups
+
+    async def any(self, route: Route, attributes: Mapping[str, str]) -> bool:
+        """See `Responders.any`."""
+        return self.here(route, attributes)
+
+    def here(self, route: Route, attributes: Mapping[str, str]) -> bool:
+        """As `any`, at once."""
+        return any(
+            names_targets(audience.filter) and audience.members > self._groups.deaf(audience.filter)
+            for audience in self._events.tail.audiences(route, attributes)
+        )
+
+
+def names_targets(wish: Filter) -> bool:
+    """Whether who has a filter answers for somebody in particular."""
+    return any(each != "*" for each in wish.target_services)
+
+
 class Caller:
     """Calls services over events.
 
     Args:
         events: The hub's events.
-        groups: The hub's groups.
+        responders: Who answers.
     """
 
-    def __init__(self, events: EventHub, groups: GroupHub) -> None:
+    def __init__(self, events: EventHub, responders: Responders) -> None:
         self._events = events
-        self._groups = groups
+        self._responders = responders
         self._waiting: dict[str, dict[asyncio.Future[bytes], None]] = {}
         self._listening: _Listening | None = None
 
@@ -87,7 +136,8 @@ class Caller:
         if extra is not None and extra.deliver_at_ns:
             raise invalid_field("deliver_at", "must be absent: a call is made now")
         principal.require("events.publish", route.type)
-        self._require_responders(route, extra.attributes if extra else {})
+        if not await self._responders.any(route, extra.attributes if extra else {}):
+            raise _no_responders(route)
         response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._wait(correlation_id, response)
         try:
@@ -123,19 +173,6 @@ class Caller:
                             each.set_result(match.batch.frame(index))
         listening.number = audience.end
 
-    def _require_responders(self, route: Route, attributes: Mapping[str, str]) -> None:
-        for audience in self._events.tail.audiences(route, attributes):
-            # Who hears what is meant for anybody, such as an observer, answers for nobody.
-            named = any(each != "*" for each in audience.filter.target_services)
-            if named and audience.members > self._groups.deaf(audience.filter):
-                return
-        raise UnavailableError(
-            "NO_RESPONDERS",
-            f"nobody is subscribed for the target {route.target_service!r}: a responder's filter "
-            "names it in target_services, and lets the request's type pass",
-            metadata={"target_service": route.target_service},
-        )
-
     def _wait(self, correlation_id: str, response: asyncio.Future[bytes]) -> None:
         if self._listening is None:
             audience = self._events.tail.join(_RESPONSES)
@@ -152,3 +189,12 @@ class Caller:
             self._listening.audience.forget(self)
             self._events.tail.leave(self._listening.audience)
             self._listening = None
+
+
+def _no_responders(route: Route) -> UnavailableError:
+    return UnavailableError(
+        "NO_RESPONDERS",
+        f"nobody is subscribed for the target {route.target_service!r}: a responder's filter "
+        "names it in target_services, and lets the request's type pass",
+        metadata={"target_service": route.target_service},
+    )

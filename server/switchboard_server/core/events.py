@@ -95,6 +95,7 @@ class EventHub:
         self._publisher = Publisher(log, self._limits.publish, clock)
         self._subscriptions: dict[Subscription, None] = {}
         self._blocked: deque[asyncio.Future[None]] = deque()
+        self._reaching: list[asyncio.Future[None]] = []
         self._closing: UnavailableError | None = None
         self._published = 0
         self._delivered = 0
@@ -206,6 +207,17 @@ class EventHub:
             self._gaps += subscription.gaps
             subscription.close()
 
+    async def reach(self, sequence: int) -> None:
+        """Waits until this node has what another one has of the log. Safe to cancel.
+
+        Args:
+            sequence: Of the last event that the other one has.
+        """
+        while self._tail.last < sequence:
+            waiter = asyncio.get_running_loop().create_future()
+            self._reaching.append(waiter)
+            await waiter
+
     async def list_events(self, query: Query, principal: Principal = ANONYMOUS) -> Page:
         """Reads a page of the history.
 
@@ -271,6 +283,11 @@ class EventHub:
             self._published += len(batch)
             self._tail.append(batch)
         self._release()
+        if self._reaching:
+            reaching, self._reaching = self._reaching, []
+            for waiter in reaching:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def released(self, drafts: Drafts, appended: Appended) -> None:
         """Takes notice of what was scheduled; see `LogListener`."""

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from switchboard_server.core.calls import Caller
 from switchboard_server.core.events import EventHub
-from switchboard_server.core.groups.hub import GroupHub
-from switchboard_server.core.groups.letters import DeadLetters
+from switchboard_server.core.groups.serving import Groups, Letters
 from switchboard_server.core.realtime.hub import RealtimeHub
 from switchboard_server.core.registry.registry import Registry
 
@@ -24,8 +23,8 @@ class UseCases:
     """
 
     events: EventHub
-    groups: GroupHub
-    letters: DeadLetters
+    groups: Groups
+    letters: Letters
     calls: Caller
     realtime: RealtimeHub
     registry: Registry

@@ -11,8 +11,7 @@ from switchboard_server.core.errors import (
     invalid_field,
 )
 from switchboard_server.core.events import EventHub
-from switchboard_server.core.groups.hub import GroupHub
-from switchboard_server.core.groups.membership import Member
+from switchboard_server.core.groups.serving import Groups, MemberStream
 from switchboard_server.core.records import assigned_id
 from switchboard_server.core.subscription import Subscription
 from switchboard_server.core.tail import Chunk
@@ -49,7 +48,7 @@ class EventServicer:
         calls: Does the work with calls.
     """
 
-    def __init__(self, hub: EventHub, groups: GroupHub, calls: Caller) -> None:
+    def __init__(self, hub: EventHub, groups: Groups, calls: Caller) -> None:
         self._hub = hub
         self._groups = groups
         self._calls = calls
@@ -97,7 +96,7 @@ class EventServicer:
         request = parse(subscription_pb2.SubscribeRequest, raw)
         wish = decode_subscribe(request, address_of(context.peer()))
         principal = caller.get()
-        stream: Subscription | Member
+        stream: Subscription | MemberStream
         if wish.group is None:
             stream = await self._hub.subscribe(wish.filter, wish.start, principal, wish.heartbeat)
         else:
@@ -116,10 +115,10 @@ class EventServicer:
                 metadata={**error.metadata, "position": str(stream.position)},
             ) from None
         finally:
-            if isinstance(stream, Member):
-                stream.close()
-            else:
+            if isinstance(stream, Subscription):
                 self._hub.unsubscribe(stream)
+            else:
+                stream.close()
 
     async def Acknowledge(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
@@ -143,7 +142,7 @@ class EventServicer:
     async def ExtendDeadline(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
         request = parse(event_service_pb2.ExtendDeadlineRequest, raw)
-        found = self._groups.extend(
+        found = await self._groups.extend(
             request.group, request.ack_ids, caller.get(), extension_ns=decode_extension(request)
         )
         return outcomes(request.ack_ids, found)

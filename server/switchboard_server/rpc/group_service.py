@@ -2,9 +2,7 @@
 
 from switchboard.v1 import group_service_pb2
 from switchboard_server.core.errors import invalid_field
-from switchboard_server.core.groups.hub import GroupHub
-from switchboard_server.core.groups.letters import DeadLetters
-from switchboard_server.core.groups.listing import list_groups, view
+from switchboard_server.core.groups.serving import Groups, Letters
 from switchboard_server.rpc.endpoints import Context, caller
 from switchboard_server.wire import group_messages
 from switchboard_server.wire.codec import tagged
@@ -21,15 +19,15 @@ class GroupServicer:
         letters: Does the work with dead letters.
     """
 
-    def __init__(self, groups: GroupHub, letters: DeadLetters) -> None:
+    def __init__(self, groups: Groups, letters: Letters) -> None:
         self._groups = groups
         self._letters = letters
 
     async def ListGroups(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
         request = parse(group_service_pb2.ListGroupsRequest, raw)
-        reports, token = await list_groups(
-            self._groups, request.name_prefix, request.page_size, request.page_token, caller.get()
+        reports, token = await self._groups.page(
+            request.name_prefix, request.page_size, request.page_token, caller.get()
         )
         return group_service_pb2.ListGroupsResponse(
             groups=map(group_messages.group, reports), next_page_token=token
@@ -38,7 +36,7 @@ class GroupServicer:
     async def GetGroup(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
         request = parse(group_service_pb2.GetGroupRequest, raw)
-        told = await view(self._groups, request.group, caller.get())
+        told = await self._groups.view(request.group, caller.get())
         return group_service_pb2.GetGroupResponse(
             group=group_messages.group(told), members=map(group_messages.member, told.members)
         ).SerializeToString()

@@ -47,6 +47,19 @@ class Snapshot:
         """The state of a group to which everything up to a position is settled."""
         return Snapshot(dict.fromkeys(PRIORITIES, position))
 
+    def within(self, last: int) -> Snapshot:
+        """The state as far as a log has it.
+
+        Args:
+            last: Where the log ends. A log that is replicated and not fsynced may have lost its
+                end, all its copies at once; what takes its place has not been delivered.
+        """
+        if all(each <= last for each in self.cursors.values()):
+            return self
+        cursors = {priority: min(each, last) for priority, each in self.cursors.items()}
+        opened = [each for each in self.open if each.sequence <= last]
+        return Snapshot(cursors, opened, self.floor, self.nonce)
+
 
 @dataclass(slots=True)
 class DeadLetter:

@@ -14,6 +14,7 @@ from switchboard_server.core.groups.changes import replay
 from switchboard_server.core.groups.entries import Entry, Outcome
 from switchboard_server.core.groups.ledger import Ledger
 from switchboard_server.core.groups.membership import Member, Parcel
+from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reading import Reader
 from switchboard_server.core.groups.saving import Saver, answer
@@ -28,12 +29,10 @@ STAGED_BYTES = 4 * 1024 * 1024
 """Nothing further is fetched while so many bytes wait for a member."""
 RETRY_SECONDS = 1.0
 """How long a group waits before it reads again where the log could not be read."""
-
-_logger = logging.getLogger(__name__)
-
-
 PLACE_EVENTS = 10_000
 """Events of the log that a restarted group reads once more at most, though none matched it."""
+
+_logger = logging.getLogger(__name__)
 
 _logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class Group:
         self.record = stored.record
         self.config = stored.record.config
         self.filter = stored.record.config.filter
-        self._restored = replay(stored.snapshot, stored.changes)
+        self._restored = replay(stored.snapshot, stored.changes).within(around.tail.last)
         self.ledger = Ledger(
             self.config,
             stored.record.secret,
@@ -102,6 +101,7 @@ class Group:
         self._turning = False
         self._resting = False
         self._closed = False
+        self._ended: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._burials: list[asyncio.Future[None]] = []
@@ -123,15 +123,20 @@ class Group:
             self._note_idle()
         self._turn_soon()
 
-    async def close(self) -> None:
-        """Saves what is to be saved, and leaves the log."""
+    async def close(self, error: Exception | None = None) -> None:
+        """Saves what is to be saved, and leaves the log.
+
+        Args:
+            error: What those are told who wait for an event to become a dead letter; None: that the
+                hub shuts down.
+        """
         if self._closed:
             return
-        self._stop(UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+        self._stop(error or UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
         try:
             await self._saver.save_place()
-        except UnavailableError as error:
-            _logger.warning("the state of group %r is not saved: %s", self.record.name, error)
+        except UnavailableError as failure:
+            _logger.warning("the state of group %r is not saved: %s", self.record.name, failure)
 
     def keep(self) -> None:
         """Does now and then what need not be done at once."""
@@ -142,7 +147,7 @@ class Group:
             self.burial.returnable()
             self._turn_soon()
 
-    def end(self, error: SwitchboardError) -> None:
+    def end(self, error: Exception) -> None:
         """Ends all streams of members."""
         for member in self.members:
             member.end(error)
@@ -150,6 +155,12 @@ class Group:
     def remove(self, error: SwitchboardError) -> None:
         """Ends all streams of members, and saves nothing: the group is deleted."""
         self._saver.close()
+        self._stop(error)
+        self.end(error)
+
+    def let_go(self, error: MovedError) -> None:
+        """Ends all streams of members, and saves nothing: another node has the group."""
+        self._saver.let_go(error)
         self._stop(error)
         self.end(error)
 
@@ -272,6 +283,8 @@ class Group:
         """Waits until all that has happened is durable."""
         self._turn_soon()
         while self.ledger.doomed:
+            if self._ended is not None:
+                raise self._ended
             buried = self._loop.create_future()
             self._burials.append(buried)
             await buried
@@ -282,8 +295,9 @@ class Group:
         self.idle_since_ns = self._around.clock()
         self.ledger.pending.idle_since_ns = self.idle_since_ns
 
-    def _stop(self, error: SwitchboardError) -> None:
+    def _stop(self, error: Exception) -> None:
         self._closed = True
+        self._ended = error
         self._reader.audience.forget(self)
         self._reader.close()
         if self._timer is not None:

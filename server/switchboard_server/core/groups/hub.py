@@ -36,7 +36,9 @@ from switchboard_server.core.groups.config import (
 )
 from switchboard_server.core.groups.entries import Holder, Identity, Outcome
 from switchboard_server.core.groups.group import Group, LeaseCodec, Surroundings
+from switchboard_server.core.groups.listing import list_groups, view, visible
 from switchboard_server.core.groups.membership import Member
+from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reports import GroupReport, GroupStats, report, stats
 from switchboard_server.core.principal import ANONYMOUS, Principal
@@ -49,6 +51,8 @@ EXTENSION_BOUNDS_NS = (SECOND_NS, 12 * 3600 * SECOND_NS)
 """How far a deadline can be moved from now, in nanoseconds."""
 KEEP_SECONDS = 5.0
 """How often groups are looked after."""
+REACH_SECONDS = 10.0
+"""How long the log may take to come to where groups have been. Longer: its end was lost."""
 
 _logger = logging.getLogger(__name__)
 
@@ -125,10 +129,12 @@ class GroupHub:
         Raises:
             UnavailableError: They cannot be read.
         """
+        found = await self._store.load_groups()
+        await self._catch_up(found)
         self._around = Surroundings(
             self._events.tail, self._events.log, self._store, self._codec, self._clock
         )
-        for stored in await self._store.load_groups():
+        for stored in found:
             await self._add(stored, self._around)
         self._keeper = asyncio.create_task(self._keep())
 
@@ -138,13 +144,28 @@ class GroupHub:
         for group in self._groups.values():
             group.end(error)
 
-    async def close(self) -> None:
-        """Saves what is to be saved; the hub's events are still open."""
+    async def close(self, error: Exception | None = None) -> None:
+        """Saves what is to be saved; the hub's events are still open.
+
+        Args:
+            error: What those are told who wait for an event to become a dead letter; None: that the
+                hub shuts down.
+        """
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         for group in self._groups.values():
-            await group.close()
+            await group.close(error)
+
+    def let_go(self) -> None:
+        """Ends all streams of members with `MovedError`, and saves nothing: another node does.
+
+        May be called while `open` is under way, whose caller cancels it; and after `close`.
+        """
+        if self._keeper is not None:
+            self._keeper.cancel()
+        for group in self._groups.values():
+            group.let_go(MovedError())
 
     def follow_draining(self, draining: Callable[[str], bool]) -> None:
         """Has members get nothing new while the instance that they are drains.
@@ -168,6 +189,9 @@ class GroupHub:
         start: Start = Begin.LATEST,
         principal: Principal = ANONYMOUS,
         heartbeat: float = DEFAULT_HEARTBEAT,
+        *,
+        node: str = "",
+        create: bool = True,
     ) -> Member:
         """Joins a group, and makes it where it does not exist; the caller closes the member.
 
@@ -176,8 +200,11 @@ class GroupHub:
             start: Where a new group begins.
             principal: Who subscribes.
             heartbeat: Seconds of silence after which to say that the stream lives.
+            node: The node that has the member's stream, and counts it; empty: this hub does.
+            create: Whether to make a group that does not exist.
 
         Raises:
+            NotFoundError: There is no such group, and none is to be made.
             InvalidArgumentError: A field is not allowed.
             PermissionDeniedError: The filter asks for more than the caller may read.
             FailedPreconditionError: The group exists and differs from what is asked for.
@@ -191,23 +218,30 @@ class GroupHub:
         validate(wish.config, wish.max_in_flight)
         validate_instance(wish.instance)
         check_scope(principal, "events.subscribe", wish.config.filter)
-        self._admit()
-        group = self._groups.get(wish.group) or await self._create(wish, start)
+        self._admit(counted=not node)
+        if create:
+            group = self._groups.get(wish.group) or await self._create(wish, start)
+        else:
+            group = self.find(wish.group)
         check_same(wish.group, group.config, wish.config)
-        self._admit()
+        self._admit(counted=not node)
         identity = Identity(
             member_id=secrets.token_hex(8),
             subject=principal.subject,
             instance=wish.instance,
             peer=wish.peer,
-            node=self._events.log.log_id,
+            node=node or self._events.log.log_id,
         )
         holder = Holder(identity, wish.max_in_flight)
         holder.draining = bool(wish.instance) and self._draining(wish.instance)
         member = Member(
-            group, holder, heartbeat=heartbeat, join_ns=self._clock(), released=self._released
+            group,
+            holder,
+            heartbeat=heartbeat,
+            join_ns=self._clock(),
+            released=_nothing if node else self._released,
         )
-        self._events.members += 1
+        self._events.members += not node
         group.join(member)
         return member
 
@@ -265,7 +299,7 @@ class GroupHub:
             raise invalid_field("retry_after", "must be 0 to 24 hours")
         return await group.reject(ack_ids, wait_ns, reason, dead_letter=dead_letter)
 
-    def extend(
+    async def extend(
         self,
         name: str,
         ack_ids: Sequence[str],
@@ -304,9 +338,29 @@ class GroupHub:
             raise _unknown(name)
         return group
 
+    def known(self, name: str) -> Group | None:
+        """A group by its name; None: there is none."""
+        return self._groups.get(name)
+
     def names(self) -> list[str]:
         """The names of all groups, in order."""
         return sorted(self._groups)
+
+    async def view(self, name: str, principal: Principal = ANONYMOUS) -> GroupReport:
+        """How one group is; see `view` in `listing`."""
+        return await view(self, name, principal)
+
+    async def page(
+        self, prefix: str, page_size: int, page_token: str, principal: Principal = ANONYMOUS
+    ) -> tuple[list[GroupReport], str]:
+        """A page of the groups that the caller may see; see `list_groups` in `listing`."""
+        return await list_groups(self.visible, prefix, page_size, page_token, principal)
+
+    async def visible(
+        self, prefix: str, after: str, limit: int, principal: Principal
+    ) -> list[GroupReport]:
+        """The first groups, by name, that the caller may see; see `visible` in `listing`."""
+        return await visible(self, prefix, after, limit, principal)
 
     async def report(self, group: Group) -> GroupReport:
         """How a group is.
@@ -370,6 +424,10 @@ class GroupHub:
         now_ns = self._clock()
         return [stats(group, now_ns) for group in self._groups.values()]
 
+    def count(self, wish: Filter) -> int:
+        """How many groups have a filter."""
+        return len(self._by_filter.get(wish, ()))
+
     def deaf(self, wish: Filter) -> int:
         """How many groups with a filter have no member that would get anything new."""
         return sum(
@@ -379,10 +437,24 @@ class GroupHub:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
+    async def _catch_up(self, found: Sequence[StoredGroup]) -> None:
+        """Waits until this node has what the groups have been given elsewhere."""
+        needed = max((each.reach for each in found), default=0)
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                await self._events.reach(needed)
+        except TimeoutError:
+            _logger.warning(
+                "groups have come to event %d, the log only to %d; they go on from there",
+                needed,
+                self._events.tail.last,
+            )
+
+    def _admit(self, *, counted: bool) -> None:
         if self._closing is not None:
             raise self._closing
-        self._events.admit()
+        if counted:
+            self._events.admit()
 
     def _released(self) -> None:
         self._events.members -= 1
@@ -473,6 +545,10 @@ class GroupHub:
             gone = await self._store.expire_dead_letters(now_ns - limits.dead_letter_ns)
             for group in self._groups.values():
                 group.burial.dead_letters -= gone.get(group.record.number, 0)
+
+
+def _nothing() -> None:
+    """Where a member is counted by others."""
 
 
 def _unknown(name: str) -> NotFoundError:

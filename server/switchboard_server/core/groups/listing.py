@@ -1,22 +1,33 @@
 """Who may see which groups, and a page of them."""
 
+from __future__ import annotations  # GroupHub lists its groups by means of this
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
 from switchboard_server.core.errors import PermissionDeniedError, invalid_field
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.groups.group import Group
-from switchboard_server.core.groups.hub import GroupHub
 from switchboard_server.core.groups.reports import GroupReport
 from switchboard_server.core.listing import DEFAULT_PAGE, MAX_PAGE
 from switchboard_server.core.paging import make_token, read_token
 from switchboard_server.core.principal import Principal
 
+if TYPE_CHECKING:
+    from switchboard_server.core.groups.hub import GroupHub
+
+Visible = Callable[[str, str, int, Principal], Awaitable[list[GroupReport]]]
+"""The first groups that the caller may see: those whose name begins with a prefix and comes after
+another name, at most so many, in the order of their names."""
+
 
 async def list_groups(
-    hub: GroupHub, prefix: str, page_size: int, page_token: str, principal: Principal
+    visible: Visible, prefix: str, page_size: int, page_token: str, principal: Principal
 ) -> tuple[list[GroupReport], str]:
     """Reads a page of the groups that the caller may see, in the order of their names.
 
     Args:
-        hub: The hub's groups.
+        visible: Finds them.
         prefix: Only groups whose name begins so.
         page_size: How many at most, 1 to 1000; 0: 100.
         page_token: Where the page before ended; empty: the first page.
@@ -31,19 +42,34 @@ async def list_groups(
     """
     if page_size > MAX_PAGE:
         raise invalid_field("page_size", f"must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
-    asked = ("groups", prefix)
+    asked, limit = ("groups", prefix), page_size or DEFAULT_PAGE
     after = read_token(page_token, asked).decode() if page_token else ""
+    found = await visible(prefix, after, limit + 1, principal)
+    if len(found) <= limit:
+        return found, ""
+    del found[limit:]
+    return found, make_token(found[-1].record.name.encode(), asked)
+
+
+async def visible(
+    hub: GroupHub, prefix: str, after: str, limit: int, principal: Principal
+) -> list[GroupReport]:
+    """The first groups of one hub that the caller may see; see `Visible`.
+
+    Raises:
+        UnavailableError: The log cannot be read now.
+    """
     found: list[GroupReport] = []
     for name in hub.names():
         if name <= after or not name.startswith(prefix):
             continue
-        group = hub.find(name)
-        if not _visible(group, principal):
+        group = hub.known(name)
+        if group is None or not _may_see(group, principal):
             continue
-        if len(found) >= (page_size or DEFAULT_PAGE):
-            return found, make_token(found[-1].record.name.encode(), asked)
         found.append(await hub.report(group))
-    return found, ""
+        if len(found) >= limit:
+            break
+    return found
 
 
 async def view(hub: GroupHub, name: str, principal: Principal) -> GroupReport:
@@ -60,7 +86,7 @@ async def view(hub: GroupHub, name: str, principal: Principal) -> GroupReport:
     return await hub.report(group)
 
 
-def _visible(group: Group, principal: Principal) -> bool:
+def _may_see(group: Group, principal: Principal) -> bool:
     try:
         check_scope(principal, "events.view", group.filter)
     except PermissionDeniedError:

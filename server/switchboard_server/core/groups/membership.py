@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.groups.entries import Entry, Holder
 from switchboard_server.core.subscription import Gap, Heartbeat, Item, Started
 from switchboard_server.core.tail import Chunk
@@ -56,6 +55,10 @@ class Member:
         heartbeat: Seconds of silence after which a heartbeat is due.
         join_ns: When it joined, Unix time in nanoseconds.
         released: Is called once it is closed.
+
+    Attributes:
+        delivered: How many events have been handed out.
+        latest: The events of the chunk that was handed out last.
     """
 
     def __init__(
@@ -74,13 +77,14 @@ class Member:
         self._spoken = self._loop.time()
         self._started = False
         self._closed = False
-        self._end: SwitchboardError | None = None
+        self._end: Exception | None = None
         self._woken: asyncio.Future[None] | None = None
         self._parcels: deque[Parcel] = deque()
         self._gaps: deque[Gap] = deque()
         self.holder = holder
         self.join_ns = join_ns
         self.delivered = 0
+        self.latest: Sequence[Entry] = ()
 
     @property
     def position(self) -> int:
@@ -95,6 +99,7 @@ class Member:
 
         Raises:
             SwitchboardError: The stream was ended by the hub.
+            MovedError: The group is served by another node now.
 
         Safe to cancel: nothing is lost, the next call goes on. Not safe to call concurrently.
         """
@@ -110,6 +115,7 @@ class Member:
             elif self._parcels:
                 parcel = self._parcels.popleft()
                 self.delivered += len(parcel.entries)
+                self.latest = parcel.entries
                 last = max(each.sequence for each in parcel.entries)
                 item = Chunk(parcel.frames, len(parcel.entries), last)
             elif self._loop.time() >= self._spoken + self._heartbeat:
@@ -133,17 +139,22 @@ class Member:
         """Lets go of what has been assigned and not sent: the group has gone elsewhere."""
         self._parcels.clear()
 
-    def end(self, error: SwitchboardError) -> None:
+    def end(self, error: Exception) -> None:
         """Has `next` raise an error."""
         self._end = error
         self._wake()
 
-    def close(self) -> None:
-        """Leaves the group, which takes back what the member holds. May be called twice."""
+    def close(self, untaken: Sequence[Entry] = ()) -> None:
+        """Leaves the group, which takes back what the member holds. May be called twice.
+
+        Args:
+            untaken: Events that were handed out here, and have not reached the client.
+        """
         if not self._closed:
             self._closed = True
             self._group.withdraw(self)
-            self._group.leave(self, [each for parcel in self._parcels for each in parcel.entries])
+            waiting = [each for parcel in self._parcels for each in parcel.entries]
+            self._group.leave(self, [*untaken, *waiting])
             self._parcels.clear()
             self._released()
 

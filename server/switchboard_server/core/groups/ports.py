@@ -49,6 +49,14 @@ class StoredGroup:
     dead_letters: int = 0
     redriven: int = 0
 
+    @property
+    def reach(self) -> int:
+        """How far into the log the group has come."""
+        told = [self.snapshot.cursors]
+        for change in self.changes:
+            told += [change.cursors, change.snapshot.cursors if change.snapshot else {}]
+        return max((each for cursors in told for each in cursors.values()), default=0)
+
 
 @dataclass(slots=True)
 class Found:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.groups.changes import Change
 from switchboard_server.core.groups.ledger import Ledger
+from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.groups.ports import GroupStore
 
 SAVE_SECONDS = 0.05
@@ -44,6 +45,7 @@ class Saver:
         self._since_snapshot = 0
         self._cursors = ledger.settled_cursors()
         self._closed = False
+        self._gone: Exception | None = None
         self.failing = False
 
     def save(self) -> asyncio.Future[None]:
@@ -55,7 +57,9 @@ class Saver:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         future.add_done_callback(_heard)
-        if self._ledger.pending or self.failing:
+        if self._closed:
+            answer([future], self._gone)
+        elif self._ledger.pending or self.failing:
             self._waiting.append(future)
             self._begin()
         elif self._saving is not None:
@@ -88,6 +92,18 @@ class Saver:
         if self._timer is not None:
             self._timer.cancel()
         answer(self._waiting, None)
+
+    def let_go(self, error: Exception) -> None:
+        """Saves nothing any more, because others do: what becomes of what is under way is unknown.
+
+        Args:
+            error: What those are told who wait for it to be durable.
+        """
+        self._gone = error
+        waiting = self._waiting + self._in_flight
+        self._waiting, self._in_flight = [], []
+        self.close()
+        answer(waiting, error)
 
     def _ring(self) -> None:
         self._timer = None
@@ -147,5 +163,7 @@ def answer(waiting: list[asyncio.Future[None]], error: BaseException | None) -> 
             each.set_exception(
                 UnavailableError(error.reason, error.message, metadata=error.metadata)
             )
+        elif isinstance(error, MovedError):
+            each.set_exception(MovedError())
         else:
             each.set_exception(error)

@@ -20,7 +20,7 @@ from switchboard_server.core.groups.config import Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Cause, Outcome
 from switchboard_server.core.groups.hub import GroupLimits
 from switchboard_server.core.groups.letters import LetterPage
-from switchboard_server.core.groups.listing import list_groups, view
+from switchboard_server.core.groups.listing import view
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Gap, Heartbeat
 from switchboard_server.core.tail import Chunk
@@ -408,7 +408,7 @@ async def test_scopes_limit_what_is_seen_settled_and_managed() -> None:
         await world.publish("a")
         (got,) = await orders.take(1)
         (other,) = await every.take(1)
-        listed, token = await list_groups(world.groups, "", 0, "", desk)
+        listed, token = await world.groups.page("", 0, "", desk)
         assert ([each.record.name for each in listed], token) == (["orders"], "")
         with pytest.raises(PermissionDeniedError):
             await world.groups.acknowledge("every", [other.ack_id], desk)
@@ -430,12 +430,12 @@ async def test_groups_are_listed_a_page_at_a_time() -> None:
     async with a_world() as world:
         for name in ("a1", "a2", "a3", "b"):
             (await world.join(name)).member.close()
-        first, token = await list_groups(world.groups, "a", 2, "", ANONYMOUS)
+        first, token = await world.groups.page("a", 2, "", ANONYMOUS)
         assert [each.record.name for each in first] == ["a1", "a2"]
-        second, token = await list_groups(world.groups, "a", 2, token, ANONYMOUS)
+        second, token = await world.groups.page("a", 2, token, ANONYMOUS)
         assert ([each.record.name for each in second], token) == (["a3"], "")
         with pytest.raises(InvalidArgumentError, match="page_size"):
-            await list_groups(world.groups, "", 1001, "", ANONYMOUS)
+            await world.groups.page("", 1001, "", ANONYMOUS)
 
 
 async def test_bad_input_names_its_field() -> None:
@@ -450,7 +450,7 @@ async def test_bad_input_names_its_field() -> None:
             await world.groups.reject("g", ["x"], wait_ns=25 * 3600 * 10**9)
         for extension in (1, 13 * 3600 * 10**9):
             with pytest.raises(InvalidArgumentError, match="extension"):
-                world.groups.extend("g", ["x"], extension_ns=extension)
+                await world.groups.extend("g", ["x"], extension_ns=extension)
         with pytest.raises(NotFoundError, match="no group 'h'"):
             await world.groups.acknowledge("h", ["x"])
         worker.member.close()

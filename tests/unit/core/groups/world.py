@@ -8,7 +8,7 @@ from switchboard_server.backends.embedded.groups import EmbeddedGroups
 from switchboard_server.backends.embedded.log import EmbeddedLog
 from switchboard_server.backends.embedded.memory import MemoryStore
 from switchboard_server.backends.embedded.store import Retention, StoreError
-from switchboard_server.core.calls import Caller
+from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.events import Begin, EventHub, Limits, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
@@ -153,7 +153,7 @@ async def a_world(
     kept = EmbeddedGroups(log)
     groups = GroupHub(events, kept, codec, limits or GroupLimits(), clock)
     await groups.open()
-    letters, calls = DeadLetters(groups, kept, clock), Caller(events, groups)
+    letters, calls = DeadLetters(groups, kept, clock), Caller(events, Listeners(events, groups))
     try:
         yield World(events, groups, letters, calls, store, codec)
         await turns()
