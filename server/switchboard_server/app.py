@@ -87,6 +87,9 @@ class Hub:
             loop.add_signal_handler(number, self._signalled)
         keys, tls = settings.auth.load_keys(), settings.tls.load()
         async with AsyncExitStack() as stack:
+            if keys is not None:
+                await keys.open()
+                stack.push_async_callback(keys.close)
             parts = await self._assemble(stack)
             self._hub = parts.does.events
             auth = settings.auth

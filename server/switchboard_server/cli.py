@@ -70,11 +70,14 @@ def serve() -> None:
 def token(subject: str, permissions: tuple[str, ...], expires_minutes: int | None) -> None:
     """Print a token, signed with the configured key."""
     auth = _settings().auth
+    if auth.jwks is not None:
+        raise click.UsageError("tokens are made by the issuer whose keys JWT_JWKS names, not here")
     # Imported where it is needed, as above.
+    from switchboard_server.security.keys import Keys  # noqa: PLC0415
     from switchboard_server.security.tokens import mint  # noqa: PLC0415
 
     keys = auth.load_keys()
-    if keys is None or keys.signing is None:
+    if not isinstance(keys, Keys) or keys.signing is None:
         missing = "JWT_SECRET_KEY" if auth.algorithm.startswith("HS") else "JWT_PRIVATE_KEY_FILE"
         raise click.UsageError(f"there is no key to sign with; set {missing}")
     try:

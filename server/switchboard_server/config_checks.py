@@ -46,8 +46,8 @@ def _check_host(settings: Settings) -> Iterator[Finding]:
         yield (
             "HOST",
             "is reachable from other machines, and nobody would need a token. Set JWT_SECRET_KEY "
-            "to at least 32 random bytes, or JWT_ALGORITHM and JWT_PUBLIC_KEY_FILE; or set HOST to "
-            "a loopback address: 127.0.0.1, ::1 or localhost",
+            "to at least 32 random bytes, or JWT_ALGORITHM and JWT_PUBLIC_KEY_FILE or JWT_JWKS; or "
+            "set HOST to a loopback address: 127.0.0.1, ::1 or localhost",
         )
 
 
@@ -60,6 +60,7 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
             "secret": "JWT_SECRET_KEY",
             "public_key_file": "JWT_PUBLIC_KEY_FILE",
             "private_key_file": "JWT_PRIVATE_KEY_FILE",
+            "jwks": "JWT_JWKS",
         }
         yield from ((names[parameter], text) for parameter, text in error.problems)
     if not auth.configured:
@@ -68,7 +69,8 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
             if value is not None:
                 yield (
                     name,
-                    "needs a key to check tokens with: JWT_SECRET_KEY or JWT_PUBLIC_KEY_FILE",
+                    "needs keys to check tokens with: JWT_SECRET_KEY, JWT_PUBLIC_KEY_FILE or "
+                    "JWT_JWKS",
                 )
 
 

@@ -22,6 +22,7 @@ from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.registry.networks import DEFAULT_NETWORKS
 
 if TYPE_CHECKING:
+    from switchboard_server.security.jwks import KeySet
     from switchboard_server.security.keys import Keys
     from switchboard_server.security.tls import Tls
 
@@ -229,8 +230,8 @@ class AuthSettings(Section):
 
     secret_key: SecretStr | None = Field(default=None, alias="JWT_SECRET_KEY")
     """Secret that tokens are signed with under HS256 (at least 32 bytes), HS384 (48) or HS512 (64).
-    Neither this nor JWT_PUBLIC_KEY_FILE set: no token is asked for, and the hub listens on loopback
-    only."""
+    Neither this, JWT_PUBLIC_KEY_FILE nor JWT_JWKS set: no token is asked for, and the hub listens
+    on loopback only."""
 
     algorithm: Algorithm = Field(default="HS256", alias="JWT_ALGORITHM")
     """The one algorithm whose signatures are accepted. HS* take JWT_SECRET_KEY, the others the key
@@ -242,6 +243,11 @@ class AuthSettings(Section):
     private_key_file: Path | None = Field(default=None, alias="JWT_PRIVATE_KEY_FILE")
     """PEM file with the private key that the command `token` signs with, for RS256, ES256 and
     EdDSA. The hub itself does not need it."""
+
+    jwks: str | None = Field(default=None, alias="JWT_JWKS")
+    """URL (https) or file of a JSON Web Key Set with the public keys that verify tokens, instead of
+    JWT_PUBLIC_KEY_FILE. It is read again every 5 minutes, and when a token names a key that is not
+    known; while it cannot be had, the keys known so far stay in use."""
 
     audience: str | None = Field(default=None, alias="JWT_AUDIENCE")
     """Audience (`aud`) that a token must be for. Not set: tokens that name an audience are
@@ -258,9 +264,9 @@ class AuthSettings(Section):
     @property
     def configured(self) -> bool:
         """Whether there is a key, so that every call needs a token."""
-        return self.secret_key is not None or self.public_key_file is not None
+        return any(each is not None for each in (self.secret_key, self.public_key_file, self.jwks))
 
-    def load_keys(self) -> "Keys | None":
+    def load_keys(self) -> "Keys | KeySet | None":
         """Makes the keys ready for use.
 
         Returns:
@@ -278,12 +284,35 @@ class AuthSettings(Section):
         # Imported where it is needed: a hub that asks for no tokens saves ten megabytes.
         from switchboard_server.security.keys import load_keys  # noqa: PLC0415
 
+        if self.jwks is not None:
+            return self._key_set(self.jwks)
         return load_keys(
             self.algorithm,
             secret=None if self.secret_key is None else self.secret_key.get_secret_value(),
             public_key_file=self.public_key_file,
             private_key_file=self.private_key_file,
         )
+
+    def _key_set(self, place: str) -> "KeySet":
+        from switchboard_server.security.errors import CredentialsError  # noqa: PLC0415
+        from switchboard_server.security.jwks import KeySet  # noqa: PLC0415
+
+        others = {
+            "secret": self.secret_key,
+            "public_key_file": self.public_key_file,
+            "private_key_file": self.private_key_file,
+        }
+        problems = [
+            (name, "is set besides JWT_JWKS, whose issuer makes the tokens; set one of them")
+            for name, value in others.items()
+            if value is not None
+        ]
+        if self.algorithm.startswith("HS"):
+            problems.append(("jwks", "needs JWT_ALGORITHM to be RS256, ES256 or EdDSA"))
+        if problems:
+            raise CredentialsError(*problems)
+        KeySet.check(place, self.algorithm)
+        return KeySet(place, self.algorithm)
 
 
 class StorageSettings(Section):
@@ -416,6 +445,19 @@ class LimitSettings(Section):
     max_subscriptions: int = Field(default=20_000, ge=1, alias="SWITCHBOARD_MAX_SUBSCRIPTIONS")
     """Subscriptions that may be open at once. Beyond it new ones are refused with
     RESOURCE_EXHAUSTED."""
+
+    subject_subscriptions: int = Field(
+        default=0, ge=0, alias="SWITCHBOARD_MAX_SUBSCRIPTIONS_PER_SUBJECT"
+    )
+    """Subscriptions that the tokens of one subject may have open at once, likewise. 0: as many as
+    there may be; so it is for callers without a token too."""
+
+    subject_events_per_second: int = Field(
+        default=0, ge=0, alias="SWITCHBOARD_MAX_EVENTS_PER_SECOND_PER_SUBJECT"
+    )
+    """Events that the tokens of one subject may publish in a second, also all at once. Beyond it
+    PublishStream is read more slowly, and other calls are refused with RESOURCE_EXHAUSTED. 0: any
+    number; so it is for callers without a token too."""
 
     idempotency_seconds: int = Field(default=120, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_SECONDS")
     """Seconds within which an event that is published again, by source_service and id, is answered

@@ -42,8 +42,10 @@ def event_limits(settings: Settings) -> Limits:
             max_pending_bytes=storage.max_pending_bytes,
             idempotency_ns=limits.idempotency_seconds * SECOND_NS,
             idempotency_keys=limits.idempotency_max_keys,
+            subject_events_per_second=limits.subject_events_per_second,
         ),
         max_subscriptions=limits.max_subscriptions,
+        subject_subscriptions=limits.subject_subscriptions,
         tail_bytes=storage.tail_bytes,
     )
 

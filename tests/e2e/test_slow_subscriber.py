@@ -18,6 +18,7 @@ async def test_one_that_stops_reading_holds_up_nobody_and_gets_every_event_later
                 assert await made.round() == sent
             # 16 MB went past the sleeper meanwhile, and the hub does not hold them for it.
             assert hub.memory() - memory < 8 * MIB
+            assert (await metrics(hub))["switchboard_slow_readers"] == 1
 
             expected = 1
             async with asyncio.timeout(PATIENCE):
@@ -31,6 +32,7 @@ async def test_one_that_stops_reading_holds_up_nobody_and_gets_every_event_later
             # Back in the tail, it gets what is new.
             await made.round()
             assert (await anext(deliveries(made.sleeper))).sequence == expected
+            assert (await metrics(hub))["switchboard_slow_readers"] == 0
 
 
 async def test_what_retention_took_from_one_that_slept_is_told_as_a_gap(tmp_path: Path) -> None:

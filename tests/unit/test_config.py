@@ -303,7 +303,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
             "JWT_SECRET_KEY",
             "content of a key file",
         ),
-        ({"JWT_AUDIENCE": "hub"}, "JWT_AUDIENCE", "needs a key"),
+        ({"JWT_AUDIENCE": "hub"}, "JWT_AUDIENCE", "needs keys"),
         ({"PORT": "50051"}, "GRPC_PORT", "another port"),
         ({"SWITCHBOARD_MAX_EVENT_BYTES": "5000000"}, "SWITCHBOARD_MAX_EVENT_BYTES", "4194304"),
         ({"SWITCHBOARD_MAX_PENDING_BYTES": "2048"}, "SWITCHBOARD_MAX_PENDING_BYTES", "1048576"),
@@ -416,7 +416,7 @@ def test_a_message_has_to_fit_into_an_outbox() -> None:
 
 def test_every_setting_is_listed_with_a_default_what_is_allowed_and_a_sentence() -> None:
     rows = list(setting_rows())
-    assert len({row.name for row in rows}) == len(rows) == 57
+    assert len({row.name for row in rows}) == len(rows) == 60
     for row in rows:
         assert row.default, row
         assert row.allowed, row

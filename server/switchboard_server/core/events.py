@@ -20,6 +20,7 @@ from switchboard_server.core.listing import Page, Query, list_page
 from switchboard_server.core.ports import Appended, EventLog, ReadResult
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
+from switchboard_server.core.quotas import Shares
 from switchboard_server.core.records import Batch, Drafts
 from switchboard_server.core.stats import EventStats
 from switchboard_server.core.subscription import Subscription
@@ -38,11 +39,13 @@ class Limits:
     Args:
         publish: How much publishing.
         max_subscriptions: Most subscriptions at a time.
+        subject_subscriptions: Most of them that the callers of one subject have; 0: any number.
         tail_bytes: How much of the log is kept in memory.
     """
 
     publish: PublishLimits = field(default_factory=PublishLimits)
     max_subscriptions: int = 20_000
+    subject_subscriptions: int = 0
     tail_bytes: int = 64 * 1024 * 1024
 
 
@@ -93,7 +96,8 @@ class EventHub:
         self._clock = clock
         self._tail = Tail(self._limits.tail_bytes, 0)
         self._publisher = Publisher(log, self._limits.publish, clock)
-        self._subscriptions: dict[Subscription, None] = {}
+        self._shares = Shares(self._limits.subject_subscriptions)
+        self._subscriptions: dict[Subscription, str] = {}
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._reaching: list[asyncio.Future[None]] = []
         self._closing: UnavailableError | None = None
@@ -143,7 +147,8 @@ class EventHub:
 
         Raises:
             UnavailableError: The log took none of them, or the hub shuts down.
-            ResourceExhaustedError: Too much waits to become durable; nothing was taken.
+            ResourceExhaustedError: Too much waits to become durable, or the caller is over its
+                rate; nothing was taken.
 
         Cancelling it does not take back what is on its way to the log. Calls that begin one after
         the other put their events into the log in that order.
@@ -152,8 +157,13 @@ class EventHub:
             raise self._closing
         return await self._publisher.publish(drafts, principal, waited=waited)
 
-    async def room(self) -> None:
-        """Waits until the log is not behind by more than the limit. Safe to cancel."""
+    async def room(self, principal: Principal = ANONYMOUS) -> None:
+        """Waits until the log is not behind by more than the limit, nor a caller over its rate.
+
+        Safe to cancel.
+        """
+        if wait := self._publisher.rates.wait(principal.subject):
+            await asyncio.sleep(wait)
         while self._publisher.overloaded and self._closing is None:
             waiter = asyncio.get_running_loop().create_future()
             self._blocked.append(waiter)
@@ -185,9 +195,9 @@ class EventHub:
         check_heartbeat(heartbeat)
         validate(wish)
         check_scope(principal, "events.subscribe", wish)
-        self.admit()
+        self.admit(principal)
         after = await self.position(start)
-        self.admit()
+        self.admit(principal)
         subscription = Subscription(
             wish,
             after,
@@ -197,12 +207,15 @@ class EventHub:
             clock=self._clock,
             heartbeat=heartbeat,
         )
-        self._subscriptions[subscription] = None
+        self._subscriptions[subscription] = principal.subject
+        self._shares.add(principal.subject)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Closes a subscription. May be called twice."""
-        if self._subscriptions.pop(subscription, self) is None:
+        subject = self._subscriptions.pop(subscription, None)
+        if subject is not None:
+            self._shares.remove(subject)
             self._delivered += subscription.delivered
             self._gaps += subscription.gaps
             subscription.close()
@@ -305,11 +318,24 @@ class EventHub:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def admit(self) -> None:
+    def join(self, principal: Principal) -> None:
+        """Counts the stream of a group's member as a subscription."""
+        self.members += 1
+        self._shares.add(principal.subject)
+
+    def part(self, principal: Principal) -> None:
+        """Takes back `join`."""
+        self.members -= 1
+        self._shares.remove(principal.subject)
+
+    def admit(self, principal: Principal = ANONYMOUS) -> None:
         """Checks that one more subscription, of a group's member or not, may be opened.
 
+        Args:
+            principal: Who opens it.
+
         Raises:
-            ResourceExhaustedError: There are as many as there may be.
+            ResourceExhaustedError: There are as many as there may be, or the caller has.
             UnavailableError: The hub shuts down.
         """
         if self._closing is not None:
@@ -321,6 +347,7 @@ class EventHub:
                 f"there are {limit} subscriptions already; raise SWITCHBOARD_MAX_SUBSCRIPTIONS",
                 metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_SUBSCRIPTIONS"},
             )
+        self._shares.check(principal.subject)
 
     async def position(self, start: Start) -> int:
         """Finds the sequence after which a subscription begins.

@@ -16,6 +16,7 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
 from switchboard_server.core.ports import Appended, EventLog
 from switchboard_server.core.principal import Principal
+from switchboard_server.core.quotas import Rates
 from switchboard_server.core.records import Drafts
 from switchboard_server.core.validation import (
     extra_problem,
@@ -34,12 +35,14 @@ class PublishLimits:
         max_pending_bytes: Most bytes that wait to become durable.
         idempotency_ns: How long ids are remembered, in nanoseconds.
         idempotency_keys: How many ids are remembered at most.
+        subject_events_per_second: Most events that the callers of one subject publish; 0: any.
     """
 
     max_event_bytes: int = 1024 * 1024
     max_pending_bytes: int = 64 * 1024 * 1024
     idempotency_ns: int = 120 * SECOND_NS
     idempotency_keys: int = 1_000_000
+    subject_events_per_second: int = 0
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class Publisher:
         self._limits = limits
         self._clock = clock
         self._ids_time = 0
+        self.rates = Rates(limits.subject_events_per_second)
         self.ids = IdempotencyWindow(limits.idempotency_ns, limits.idempotency_keys)
         self.duplicates = 0
         self.scheduled = 0
@@ -121,6 +125,9 @@ class Publisher:
                 "too many events wait to become durable; try again later, more slowly",
                 metadata={"limit": str(self._limits.max_pending_bytes)},
             )
+        if not waited:
+            self._check_rate(principal, len(drafts))
+        self.rates.take(principal.subject, len(drafts))
         self._refuse(drafts, principal)
         try:
             if drafts.refused or drafts.ids is not None or drafts.extras:
@@ -130,6 +137,13 @@ class Publisher:
             self.refused[error.reason] += len(drafts)
             raise
         return Published(appended.first, len(drafts), appended.time_ns)
+
+    def _check_rate(self, principal: Principal, events: int) -> None:
+        try:
+            self.rates.check(principal.subject)
+        except ResourceExhaustedError as error:
+            self.refused[error.reason] += events
+            raise
 
     def _refuse(self, drafts: Drafts, principal: Principal) -> None:
         """Finds the events that cannot be taken."""

@@ -45,7 +45,7 @@ class EventStats:
         first_sequence: Sequence of the oldest event in the log; 0: it is empty.
         last_sequence: Sequence of the newest event that ever entered the log; 0: there was none.
         subscribers: Open subscriptions.
-        slow_readers: Those of them that are behind the tail and read from the log.
+        slow_readers: Those of them that are behind the tail, or have taken nothing for seconds.
         tail_bytes: Bytes of the newest events that are held in memory.
         pending_bytes: Bytes of the events that wait to become durable.
         remembered_ids: Ids that the idempotency window holds.

@@ -15,6 +15,9 @@ from switchboard_server.core.filters import Filter
 from switchboard_server.core.ports import ReadResult
 from switchboard_server.core.tail import MAX_CHUNK_BYTES, Chunk, Tail, assemble
 
+STALLED_SECONDS = 5.0
+"""A subscriber that has not taken for so long what it was given counts as slow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -100,7 +103,14 @@ class Subscription:
         self._woken: asyncio.Future[None] | None = None
         self.delivered = 0
         self.gaps = 0
-        self.behind = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether it reads slowly: from the log, or not at all what it was given seconds ago."""
+        if self._cursor < self._audience.floor:
+            return True
+        stalled = self._loop.time() > self._spoken + STALLED_SECONDS
+        return stalled and self._started and self._woken is None
 
     @property
     def position(self) -> int:
@@ -162,7 +172,6 @@ class Subscription:
             # Not looked for yet; or the log was read further than the tail had come by then, and
             # what the tail got next has left it already.
             self._number = audience.number_after(self._cursor)
-            self.behind = False
         return True
 
     def _drained(self) -> bool:
@@ -180,7 +189,6 @@ class Subscription:
         return self._caught_up()
 
     async def _from_log(self) -> Item | None:
-        self.behind = True
         result = await self._read(self._cursor, MAX_CHUNK_BYTES)
         if result.window.first > self._cursor + 1:
             return self._skip(result.window.first - 1)

@@ -91,7 +91,7 @@ class PublishPipeline:
         async for raw in self._requests:
             if self._ended is not None:
                 return
-            await self._hub.room()
+            await self._hub.room(self._principal)
             request = parse(event_service_pb2.PublishStreamRequest, raw)
             if not request.events:
                 raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")

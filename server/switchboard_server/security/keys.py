@@ -3,6 +3,7 @@
 import base64
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeGuard
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -37,18 +38,63 @@ _FITTING = {
 }
 
 
+class KeyRing(Protocol):
+    """What tokens are verified with."""
+
+    @property
+    def algorithm(self) -> str:
+        """The one algorithm that is accepted, by its name in RFC 7518 or RFC 8037."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Changes when keys do: a token that was good before may not be any more."""
+        ...
+
+    def key_for(self, token: str) -> "jwt.PyJWK | PublicKey":
+        """The key that a token has to be signed with.
+
+        Raises:
+            jwt.PyJWTError: It is no token.
+            UnauthenticatedError: There is none.
+            UnavailableError: It is not known yet.
+        """
+        ...
+
+    async def open(self) -> None:
+        """Begins to keep the keys up to date."""
+        ...
+
+    async def close(self) -> None:
+        """Keeps them so no more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What tokens are signed and verified with."""
+    """What tokens are signed and verified with, for as long as the hub runs; a `KeyRing`."""
 
     algorithm: str
-    """The one algorithm that is accepted, by its name in RFC 7518 or RFC 8037."""
+    """See `KeyRing`."""
 
     verifying: jwt.PyJWK | PublicKey = field(repr=False)
     """The secret, made ready once, or the public key."""
 
     signing: jwt.PyJWK | PrivateKey | None = field(repr=False)
     """The secret, or the private key. None: this process can verify tokens only."""
+
+    generation: int = 0
+    """See `KeyRing`."""
+
+    def key_for(self, _token: str) -> jwt.PyJWK | PublicKey:
+        """See `KeyRing.key_for`."""
+        return self.verifying
+
+    async def open(self) -> None:
+        """See `KeyRing.open`: they never change."""
+
+    async def close(self) -> None:
+        """See `KeyRing.close`."""
 
 
 def load_keys(
@@ -134,6 +180,19 @@ def _text(error: OSError | ValueError) -> str:
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
+def fits(key: object, algorithm: str) -> TypeGuard[PublicKey]:
+    """Whether signatures of an algorithm can be verified with a key."""
+    return (
+        (algorithm == "RS256" and isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS)
+        or (
+            algorithm == "ES256"
+            and isinstance(key, EllipticCurvePublicKey)
+            and isinstance(key.curve, SECP256R1)
+        )
+        or (algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey | Ed448PublicKey))
+    )
+
+
 def _public_key(algorithm: str, pem: bytes) -> PublicKey:
     if b"PRIVATE KEY-----" in pem:
         raise ValueError(
@@ -143,15 +202,7 @@ def _public_key(algorithm: str, pem: bytes) -> PublicKey:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("holds no public key in PEM form (-----BEGIN PUBLIC KEY-----)") from None
-    if (
-        (algorithm == "RS256" and isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS)
-        or (
-            algorithm == "ES256"
-            and isinstance(key, EllipticCurvePublicKey)
-            and isinstance(key.curve, SECP256R1)
-        )
-        or (algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey | Ed448PublicKey))
-    ):
+    if fits(key, algorithm):
         return key
     raise ValueError(f"holds another kind of key; {algorithm} needs {_FITTING[algorithm]}")
 

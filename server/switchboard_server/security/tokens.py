@@ -16,7 +16,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.filters import MAX_NAME
 from switchboard_server.core.principal import PERMISSIONS, Principal
-from switchboard_server.security.keys import Keys
+from switchboard_server.security.keys import KeyRing, Keys
 
 MAX_TOKEN = 16 * 1024
 """Longest token that is looked at, in characters. gRPC takes no longer metadata either."""
@@ -37,8 +37,8 @@ _OPTIONS: Any = {
 class TokenVerifier:
     """Turns tokens into principals.
 
-    A token that was found good is remembered by its hash until it expires, for callers send the
-    same one with every call. Not safe to share between threads.
+    A token that was found good is remembered by its hash until it expires or keys change, for
+    callers send the same one with every call. Not safe to share between threads.
 
     Args:
         keys: What tokens are verified with.
@@ -51,7 +51,7 @@ class TokenVerifier:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: KeyRing,
         *,
         audience: str | None = None,
         issuer: str | None = None,
@@ -64,6 +64,7 @@ class TokenVerifier:
         self._clock = clock
         self._cache_size = cache_size
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._generation = keys.generation
 
     def verify(self, token: str) -> Principal:
         """Checks a token.
@@ -77,11 +78,15 @@ class TokenVerifier:
 
         Raises:
             UnauthenticatedError: TOKEN_EXPIRED, or TOKEN_INVALID for anything else.
+            UnavailableError: The key to check it with has to be fetched first.
         """
         try:
             raw = token.encode("ascii")
         except UnicodeEncodeError:
             raise _invalid("is no JSON Web Token") from None
+        if self._keys.generation != self._generation:
+            self._generation = self._keys.generation
+            self._cache.clear()
         digest = sha256(raw).digest()
         known = self._cache.get(digest)
         if known is not None:
@@ -115,7 +120,7 @@ class TokenVerifier:
         try:
             return jwt.decode(
                 token,
-                self._keys.verifying,
+                self._keys.key_for(token),
                 algorithms=[self._keys.algorithm],
                 audience=self._audience,
                 issuer=self._issuer,

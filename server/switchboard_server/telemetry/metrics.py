@@ -163,7 +163,7 @@ _GAUGES = (
     ("switchboard_subscribers", "Open subscriptions.", "subscribers"),
     (
         "switchboard_slow_readers",
-        "Subscriptions that are behind the tail and read from the log.",
+        "Subscriptions that are behind the tail, or take nothing of what waits for them.",
         "slow_readers",
     ),
     ("switchboard_tail_bytes", "Newest events held in memory.", "tail_bytes"),

@@ -11,6 +11,7 @@ from switchboard_server.core.filters import EVERYTHING, Filter
 from switchboard_server.core.ports import ReadResult, Window
 from switchboard_server.core.records import Batch, Drafts, Extra, build_batches
 from switchboard_server.core.subscription import (
+    STALLED_SECONDS,
     CaughtUp,
     Gap,
     Heartbeat,
@@ -195,6 +196,26 @@ async def test_who_begins_in_the_past_is_told_once_when_it_has_caught_up() -> No
     behind.append(subscription.behind)
     assert behind == [True, False]
     assert await silent(subscription)
+
+
+async def test_who_takes_nothing_for_seconds_counts_as_slow_and_who_waits_does_not() -> None:
+    log = Log()
+    subscription = log.subscribe()
+    await told(subscription, 1)
+    assert await silent(subscription)
+    await passing(2 * STALLED_SECONDS)
+    task = asyncio.create_task(subscription.next())
+    await turns()
+    behind = [subscription.behind]  # It waits, and there is nothing.
+    log.append(some("a"))
+    await task
+    for seconds in (STALLED_SECONDS, 0.1):
+        await passing(seconds)
+        behind.append(subscription.behind)
+    log.append(some("b"))
+    assert await told(subscription, 1) == [["b"]]
+    behind.append(subscription.behind)
+    assert behind == [False, False, True, False]
 
 
 async def test_who_begins_at_the_end_is_not_told_that_it_has_caught_up() -> None:

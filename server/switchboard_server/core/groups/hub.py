@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
@@ -218,13 +219,13 @@ class GroupHub:
         validate(wish.config, wish.max_in_flight)
         validate_instance(wish.instance)
         check_scope(principal, "events.subscribe", wish.config.filter)
-        self._admit(counted=not node)
+        self._admit(principal, counted=not node)
         if create:
             group = self._groups.get(wish.group) or await self._create(wish, start)
         else:
             group = self.find(wish.group)
         check_same(wish.group, group.config, wish.config)
-        self._admit(counted=not node)
+        self._admit(principal, counted=not node)
         identity = Identity(
             member_id=secrets.token_hex(8),
             subject=principal.subject,
@@ -239,9 +240,10 @@ class GroupHub:
             holder,
             heartbeat=heartbeat,
             join_ns=self._clock(),
-            released=_nothing if node else self._released,
+            released=_nothing if node else partial(self._events.part, principal),
         )
-        self._events.members += not node
+        if not node:
+            self._events.join(principal)
         group.join(member)
         return member
 
@@ -450,14 +452,11 @@ class GroupHub:
                 self._events.tail.last,
             )
 
-    def _admit(self, *, counted: bool) -> None:
+    def _admit(self, principal: Principal, *, counted: bool) -> None:
         if self._closing is not None:
             raise self._closing
         if counted:
-            self._events.admit()
-
-    def _released(self) -> None:
-        self._events.members -= 1
+            self._events.admit(principal)
 
     async def _create(self, wish: GroupWish, start: Start) -> Group:
         async with self._changing:
