@@ -13,7 +13,7 @@ from switchboard_server.backends.embedded import sqlite
 from switchboard_server.backends.embedded.store import Due, Retention
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.ports import ReadResult, Window
+from switchboard_server.core.ports import Appended, ReadResult, Window
 from tests.conformance.backends import (
     SQLITE,
     Bench,
@@ -151,7 +151,7 @@ async def test_closing_makes_what_waits_durable_and_later_calls_fail(bench: Benc
     closing = asyncio.create_task(log.close())
     await closing
     outcomes = [future.result() for future in waiting]
-    assert [each.first for each in outcomes if each is not None] == [1, 3]
+    assert [each.first for each in outcomes if isinstance(each, Appended)] == [1, 3]
     assert held_bodies(held.listener.batches) == ["0", "1", "b"]
     for call in (
         log.append(some("c")),

@@ -1,7 +1,7 @@
 """Logs and stores that do what a test says, and tell it what was asked of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,17 +37,28 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.problems: list[str | None] = []
-        self.releases: list[tuple[Drafts, Appended]] = []
+        self.ids: dict[tuple[str, str], int] = {}
         self._changed = asyncio.Event()
 
     def appended(self, batches: Sequence[Batch]) -> None:
         """See `LogListener.appended`."""
         self.batches += batches
+        for batch in batches:
+            for index, each in batch.ids.items():
+                self.ids[batch.route(index).source_service, each] = batch.first + index
         self._changed.set()
 
-    def released(self, drafts: Drafts, appended: Appended) -> None:
-        """See `LogListener.released`."""
-        self.releases += [(drafts, appended)]
+    def known(self, drafts: Drafts) -> Mapping[int, int]:
+        """See `LogListener.known`."""
+        return {
+            index: self.ids[drafts.route(index).source_service, each]
+            for index, each in enumerate(drafts.ids or ())
+            if (drafts.route(index).source_service, each) in self.ids
+        }
+
+    def remembered(self, recent: Sequence[RecentId]) -> None:
+        """See `LogListener.remembered`."""
+        self.ids.update({(each.source_service, each.id): each.sequence for each in recent})
 
     def availability_changed(self, problem: str | None) -> None:
         """See `LogListener.availability_changed`."""
@@ -80,7 +91,7 @@ class ScriptedLog:
 
     def __init__(self) -> None:
         self.appends: list[tuple[Drafts, asyncio.Future[Appended]]] = []
-        self.schedules: list[tuple[Drafts, asyncio.Future[None]]] = []
+        self.schedules: list[tuple[Drafts, asyncio.Future[Mapping[int, int]]]] = []
         self.window = Window(1, 0)
         self.pending_bytes = 0
         self.recent: Sequence[RecentId] = ()
@@ -102,9 +113,9 @@ class ScriptedLog:
         self.appends.append((drafts, future))
         return future
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[None]:
+    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog.schedule`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Mapping[int, int]] = asyncio.get_running_loop().create_future()
         self.schedules.append((drafts, future))
         return future
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -17,7 +17,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.filters import Filter, validate
 from switchboard_server.core.listing import Page, Query, list_page
-from switchboard_server.core.ports import Appended, EventLog, ReadResult
+from switchboard_server.core.ports import EventLog, ReadResult, RecentId
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.quotas import Shares
@@ -294,6 +294,7 @@ class EventHub:
         """Takes what has become durable; see `LogListener`."""
         for batch in batches:
             self._published += len(batch)
+            self._publisher.appended(batch)
             self._tail.append(batch)
         self._release()
         if self._reaching:
@@ -302,9 +303,13 @@ class EventHub:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def released(self, drafts: Drafts, appended: Appended) -> None:
-        """Takes notice of what was scheduled; see `LogListener`."""
-        self._publisher.released(drafts, appended)
+    def known(self, drafts: Drafts) -> Mapping[int, int]:
+        """Tells which events were accepted before; see `LogListener`."""
+        return self._publisher.known(drafts)
+
+    def remembered(self, recent: Sequence[RecentId]) -> None:
+        """Takes ids that no batch has told of; see `LogListener`."""
+        self._publisher.remembered(recent)
 
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice whether the log can be written to; see `LogListener`."""

@@ -49,6 +49,10 @@ class IdempotencyWindow:
         found = self._accepted.get(key)
         return self._waiting.get(key) if found is None else found
 
+    def accepted(self, key: Key) -> int | None:
+        """The sequence under which an event was accepted (0: it is scheduled); None: it was not."""
+        return self._accepted.get(key)
+
     def begin(self, key: Key) -> None:
         """Notes that an event is on its way to the log."""
         self._waiting[key] = asyncio.get_running_loop().create_future()

@@ -1,8 +1,9 @@
 """What the hub asks of a backend: to store and to carry. Fan-out to subscribers is the hub's."""
 
 from asyncio import Future
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from switchboard_server.core.records import Batch, Drafts
@@ -26,17 +27,24 @@ class Capabilities:
     contiguous: bool
 
 
+NO_DUPLICATES: Mapping[int, int] = MappingProxyType({})
+"""What a log answers that takes no events of other nodes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """Where accepted events stand.
 
     Args:
-        first: Sequence of the first event; the others follow.
+        first: Sequence of the first event that was stored; the others follow. 0: none was.
         time_ns: When they entered the log, Unix time in nanoseconds.
+        duplicates: By index, the sequence of an event that was accepted before through another
+            node, and so not stored again (0: it is scheduled).
     """
 
     first: int
     time_ns: int
+    duplicates: Mapping[int, int] = field(default_factory=lambda: NO_DUPLICATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +102,24 @@ class LogListener(Protocol):
         """Takes batches that are durable now.
 
         In order, each exactly once, and before the appends that made them are answered. None where
-        what waited could not be stored: then there is room for others.
+        what waited could not be stored: then there is room for others. Where a batch does not
+        follow the one before, what is between them is in the log only, or lost.
         """
 
-    def released(self, drafts: Drafts, appended: Appended) -> None:
-        """Takes notice that scheduled events have entered the log, after `appended` had them.
+    def known(self, drafts: Drafts) -> Mapping[int, int]:
+        """Tells which events were accepted before, for a log that takes events of other nodes.
 
         Args:
-            drafts: The events, as they were scheduled.
-            appended: Where they stand.
+            drafts: Events that are to be appended or scheduled.
+
+        Returns:
+            By index, the sequence of those whose id has been accepted (0: it is scheduled). Those
+            that are on their way are not among them.
         """
+        ...
+
+    def remembered(self, recent: "Sequence[RecentId]") -> None:
+        """Takes ids that were accepted, but that no batch has told of, since they are scheduled."""
 
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice that the log cannot be written to, and why; None: it can again."""
@@ -169,14 +185,14 @@ class EventLog(Protocol):
         """
         ...
 
-    def schedule(self, drafts: Drafts) -> Future[None]:
+    def schedule(self, drafts: Drafts) -> Future[Mapping[int, int]]:
         """Stores events that enter the log by themselves at their `deliver_at`, over restarts too.
 
         Args:
             drafts: At least one event, each with a `deliver_at`.
 
         Returns:
-            As of `append`.
+            As of `append`; answers with the duplicates alone, as of `Appended`.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,10 +14,10 @@ from switchboard_server.core.errors import (
     UnavailableError,
 )
 from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
-from switchboard_server.core.ports import Appended, EventLog
+from switchboard_server.core.ports import Appended, EventLog, RecentId
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.quotas import Rates
-from switchboard_server.core.records import Drafts
+from switchboard_server.core.records import Batch, Drafts
 from switchboard_server.core.validation import (
     extra_problem,
     name_problem,
@@ -43,6 +43,10 @@ class PublishLimits:
     idempotency_ns: int = 120 * SECOND_NS
     idempotency_keys: int = 1_000_000
     subject_events_per_second: int = 0
+
+
+Answer = asyncio.Future[Appended] | asyncio.Future[Mapping[int, int]]
+"""What a log answers, to an append or to scheduling."""
 
 
 @dataclass(slots=True)
@@ -101,18 +105,34 @@ class Publisher:
     async def recall(self) -> None:
         """Remembers the ids that the log holds of before a restart."""
         since = self._clock() - self._limits.idempotency_ns
-        for recent in await self._log.recent_ids(since, self._limits.idempotency_keys):
-            self._accept([((recent.source_service, recent.id), recent.sequence)], recent.time_ns)
+        self.remembered(await self._log.recent_ids(since, self._limits.idempotency_keys))
 
-    def released(self, drafts: Drafts, appended: Appended) -> None:
-        """Remembers where scheduled events stand now, from now on, as after a restart."""
-        given = [
-            ((drafts.route(index).source_service, each), appended.first + index)
-            for index, each in enumerate(drafts.ids or ())
-            if each
-        ]
-        if given:
-            self._accept(given, appended.time_ns)
+    def remembered(self, recent: Iterable[RecentId]) -> None:
+        """Remembers ids that were accepted, whoever took them in."""
+        for each in recent:
+            self._accept([((each.source_service, each.id), each.sequence)], each.time_ns)
+
+    def appended(self, batch: Batch) -> None:
+        """Remembers the ids of what has entered the log, whoever published it and when."""
+        if batch.ids:
+            self._accept(
+                [
+                    ((batch.route(index).source_service, each), batch.first + index)
+                    for index, each in batch.ids.items()
+                ],
+                batch.time_ns,
+            )
+
+    def known(self, drafts: Drafts) -> Mapping[int, int]:
+        """See `LogListener.known`."""
+        self.ids.expire(self._clock())
+        found = {}
+        for index, each in enumerate(drafts.ids or ()):
+            if each:
+                sequence = self.ids.accepted((drafts.route(index).source_service, each))
+                if sequence is not None:
+                    found[index] = sequence
+        return found
 
     async def publish(
         self, drafts: Drafts, principal: Principal, *, waited: bool = False
@@ -177,7 +197,7 @@ class Publisher:
     async def _publish_with_care(self, drafts: Drafts) -> Published:
         """Publishes events of which some are refused, known by an id, or meant for later."""
         sorting = self._sort(drafts)
-        waits: list[asyncio.Future[Appended] | asyncio.Future[None]] = []
+        waits: list[Answer] = []
         if sorting.fresh:
             everything = len(sorting.fresh) == len(drafts)
             waits.append(self._log.append(drafts if everything else drafts.select(sorting.fresh)))
@@ -185,13 +205,14 @@ class Publisher:
         if sorting.later:
             waits.append(self._log.schedule(drafts.select(sorting.later)))
             waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.later)))
-        outcome = Published(scheduled=sorting.later, refused=drafts.refused)
+        outcome = Published(refused=drafts.refused)
         for wait in waits:
             # Shielded, since others may wait for the same events by their ids.
-            appended = await asyncio.shield(wait)
-            if appended is not None:
-                outcome.first, outcome.time_ns = appended.first, appended.time_ns
-                outcome.accepted = len(sorting.fresh)
+            answer: Appended | Mapping[int, int] = await asyncio.shield(wait)
+            if isinstance(answer, Appended):
+                outcome.first, outcome.time_ns = answer.first, answer.time_ns
+                outcome.accepted = len(sorting.fresh) - len(answer.duplicates)
+            outcome.duplicates.update(sorting.found(answer))
         for index, known in sorting.known.items():
             try:
                 sequence = known if isinstance(known, int) else await asyncio.shield(known)
@@ -203,10 +224,11 @@ class Publisher:
                 self.refused[error.reason] += 1
             else:
                 outcome.duplicates[index] = sequence
+        outcome.scheduled = sorting.later
         if len(drafts) == 1 and outcome.duplicates:
             outcome.time_ns = await self._time_of(outcome.duplicates[0])
         self.duplicates += len(outcome.duplicates)
-        self.scheduled += len(sorting.later)
+        self.scheduled += len(outcome.scheduled)
         return outcome
 
     async def _time_of(self, sequence: int) -> int:
@@ -237,25 +259,23 @@ class Publisher:
             (sorting.later if later else sorting.fresh).append(index)
         return sorting
 
-    def _settle(
-        self,
-        keys: Sequence[Key | None],
-        done: asyncio.Future[Appended] | asyncio.Future[None],
-    ) -> None:
-        """Notes what became of events that have an id."""
-        given = [(position, key) for position, key in enumerate(keys) if key is not None]
+    def _settle(self, keys: Sequence[Key | None], done: Answer) -> None:
+        """Notes what became of events that have an id, but for those that entered the log.
+
+        Those were told by their batches.
+        """
         error = done.exception()
         if isinstance(error, Exception):
-            self.ids.fail([key for _, key in given], error)
-        elif given:
-            appended = done.result()
-            self._accept(
-                [
-                    (key, SCHEDULED if appended is None else appended.first + at)
-                    for at, key in given
-                ],
-                self._clock() if appended is None else appended.time_ns,
-            )
+            self.ids.fail([key for key in keys if key is not None], error)
+            return
+        answer = done.result()
+        if isinstance(answer, Appended):
+            told = answer.duplicates
+        else:
+            told = {**dict.fromkeys(range(len(keys)), SCHEDULED), **answer}
+        given = [(key, at) for index, at in told.items() if (key := keys[index]) is not None]
+        if given:
+            self._accept(given, self._clock())
 
     def _accept(self, given: Sequence[tuple[Key, int]], time_ns: int) -> None:
         """Remembers the sequence of each key."""
@@ -279,6 +299,15 @@ class _Sorting:
     later: list[int] = field(default_factory=list)
     known: dict[int, int | asyncio.Future[int]] = field(default_factory=dict)
     begun: dict[int, Key] = field(default_factory=dict)
+
+    def found(self, answer: Appended | Mapping[int, int]) -> Mapping[int, int]:
+        """The events that the log knew, by index; those for later among them are not for later."""
+        if isinstance(answer, Appended):
+            return {self.fresh[at]: each for at, each in answer.duplicates.items()}
+        found = {self.later[at]: each for at, each in answer.items()}
+        if found:
+            self.later = [index for index in self.later if index not in found]
+        return found
 
     def keys(self, indexes: Sequence[int]) -> list[Key | None]:
         """The keys of some events, in order."""

@@ -227,6 +227,8 @@ class Tail:
 
     def append(self, batch: Batch) -> None:
         """Adds the next batch and offers it to whom it matches."""
+        if batch.first > self.last + 1:
+            self._pass_over(batch.first - 1)
         offers = self._offers(batch)
         for audience, runs in offers:
             audience.offer(batch, runs)
@@ -239,6 +241,20 @@ class Tail:
             self.floor = old.last
             for audience in audiences:
                 audience.evict(old)
+
+    def _pass_over(self, last: int) -> None:
+        """Forgets everything, since what comes up to a sequence is not known here.
+
+        Who has not read so far finds in the log what it holds of that, and that the rest is lost.
+        """
+        while self._batches:
+            old, audiences = self._batches.popleft()
+            for audience in audiences:
+                audience.evict(old)
+        self.bytes = 0
+        self.floor = self.last = last
+        for audience in self._audiences.values():
+            audience.floor = last
 
     def read(self, after: int, max_bytes: int) -> list[Batch]:
         """The batches that follow a sequence, which is not below the floor.

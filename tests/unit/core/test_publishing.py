@@ -19,9 +19,9 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.ports import Appended, RecentId
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
-from switchboard_server.core.records import Drafts, Extra
+from switchboard_server.core.records import Drafts, Extra, build_batches
 from switchboard_server.core.validation import MAX_DELIVER_AHEAD_NS
-from tests.support.events import a_route, bodies, numbered, some
+from tests.support.events import PlainCodec, a_route, bodies, numbered, some
 from tests.support.logs import ScriptedLog, memory_hub
 from tests.support.loop import EPOCH_NS, manual_loop, passing, run, turns
 
@@ -49,11 +49,14 @@ class Door:
         """Answers everything that waits."""
         for drafts, future in self.log.appends:
             if not future.done():
-                future.set_result(Appended(self.last + 1, manual_loop().clock()))
+                now = manual_loop().clock()
+                for batch in build_batches([drafts], self.last + 1, now, PlainCodec()):
+                    self.publisher.appended(batch)
+                future.set_result(Appended(self.last + 1, now))
                 self.last += len(drafts)
         for _, waiting in self.log.schedules:
             if not waiting.done():
-                waiting.set_result(None)
+                waiting.set_result({})
         await turns()
 
     async def fail(self) -> None:
@@ -462,3 +465,41 @@ def test_every_id_is_in_the_log_once_and_every_call_told_where(
 
 def _raise_disk_full() -> None:
     raise StoreError("the disk is full")
+
+
+async def test_what_another_node_accepted_first_is_told_by_the_log_and_remembered() -> None:
+    door = Door()
+    drafts = some("a", "b", "c", ids=["1", "", "3"])
+    call = await door.publish(drafts)
+    again = await door.publish(some("x", ids=["1"]))
+    (stored,) = build_batches([drafts.select([1, 2])], 8, EPOCH_NS, PlainCodec())
+    door.publisher.appended(stored)
+    door.log.appends[0][1].set_result(Appended(8, EPOCH_NS, {0: 5}))
+    await turns()
+    outcome = call.result()
+    assert (outcome.first, outcome.accepted, outcome.duplicates) == (8, 2, {0: 5})
+    assert again.result().duplicates == {0: 5}
+    later = await door.publish(some("y", "z", ids=["1", "3"]))
+    assert later.result().duplicates == {0: 5, 1: 9}
+
+
+async def test_ids_that_batches_of_other_nodes_tell_of_are_known() -> None:
+    door = Door()
+    (stored,) = build_batches([some("a", "b", ids=["1", ""])], 3, EPOCH_NS, PlainCodec())
+    door.publisher.appended(stored)
+    door.publisher.remembered([RecentId("shop", "2", 0, EPOCH_NS)])
+    assert door.publisher.known(some("x", "y", "z", ids=["2", "7", "1"])) == {0: 0, 2: 3}
+    manual_loop().advance(WINDOW_NS / SECOND_NS)
+    assert door.publisher.known(some("x", ids=["1"])) == {}
+
+
+async def test_what_another_node_has_accepted_is_not_scheduled_again() -> None:
+    door = Door()
+    now = manual_loop().clock()
+    extras = {0: Extra(deliver_at_ns=now + 1), 1: Extra(deliver_at_ns=now + 1)}
+    call = await door.publish(some("a", "b", ids=["1", "2"], extras=extras))
+    door.log.schedules[0][1].set_result({0: 7})
+    await turns()
+    outcome = call.result()
+    assert (outcome.scheduled, outcome.duplicates, outcome.accepted) == ([1], {0: 7}, 0)
+    assert door.publisher.known(some("x", "y", ids=["1", "2"])) == {0: 7, 1: 0}

@@ -233,3 +233,15 @@ def test_assembling_joins_what_lives(parts: Sequence[tuple[int, bool]], passed: 
     frames, total = assemble(matches, NOW + passed)
     assert sequences(frames) == expected
     assert total == len(expected)
+
+
+def test_a_batch_that_does_not_follow_makes_everybody_look_into_the_log() -> None:
+    tail = Tail(1 << 20, 0)
+    audience, orders = tail.join(EVERYTHING), tail.join(Filter(types=("nothing",)))
+    tail.append(a_batch(1, some("a", "b")))
+    tail.append(a_batch(9, some("c")))
+    assert (tail.floor, tail.last) == (8, 9)
+    assert audience.floor == orders.floor == 8
+    assert offered(audience) == [9]
+    assert audience.number_after(8) == 1
+    assert tail.read(8, 1 << 20)[0].first == 9

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from switchboard_server.backends.embedded.worker import Inline, Thread, Worker
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
 from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.ports import (
+    NO_DUPLICATES,
     Appended,
     Capabilities,
     LogListener,
@@ -122,7 +123,7 @@ class EmbeddedLog:
         """See `EventLog.append`."""
         return self._enqueue(drafts)
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[None]:
+    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog.schedule`."""
         return self._enqueue(drafts, scheduled=True)
 
@@ -250,14 +251,12 @@ class EmbeddedLog:
             if each.scheduled:
                 for extra in each.drafts.extras.values():
                     self._arm(extra.deliver_at_ns)
-                answer: Any = None
+                answer: Any = NO_DUPLICATES
             elif each.group is not None:
                 answer = each.group.answer()
             else:
                 answer = Appended(first, work.time_ns)
                 first += len(each.drafts)
-                if each.released:
-                    self._listener.released(each.drafts, answer)
             if not each.future.done():
                 each.future.set_result(answer)
 
