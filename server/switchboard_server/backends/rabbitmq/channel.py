@@ -13,6 +13,7 @@ from switchboard_server.backends.rabbitmq.waiting import (
     CALL_SECONDS,
     answered,
     describe,
+    failed,
     unavailable,
 )
 
@@ -79,10 +80,9 @@ class Channel:
             it was refused, or when nobody knows: then it may have been stored. Cancelling it takes
             nothing back.
         """
-        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.ended.is_set():
-            outcome.set_exception(unavailable(f"the channel has ended: {self.reason}"))
-            return outcome
+            return failed(unavailable(f"the channel has ended: {self.reason}"))
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         call = self.raw.basic_publish(
             body,
             exchange=exchange,
@@ -215,6 +215,11 @@ class Channel:
         await answered(
             self.raw.queue_bind(queue, exchange, routing_key), f"binding {queue} to {exchange}"
         )
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until what was published has been answered, or for so long."""
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=seconds)
 
     async def close(self) -> None:
         """Ends it; what was published before has reached the broker, unless the link is down."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,11 +26,11 @@ from switchboard_server.backends.rabbitmq.packets import (
 from switchboard_server.backends.rabbitmq.roster import (
     SILENT_BEATS,
     Alive,
+    Holding,
     Node,
     NodeListener,
     Roster,
     SeatListener,
-    Term,
 )
 from switchboard_server.backends.rabbitmq.topology import NODE, Topology
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
@@ -98,7 +98,7 @@ class _Open:
 
     answer: "asyncio.Future[Reply[Any]]"
     expects: type[Any]
-    address: Term
+    address: Holding
     seat: str
 
 
@@ -134,6 +134,7 @@ class Peers:
         self._numbers = 0
         self._moves: dict[str, set[asyncio.Future[None]]] = {}
         self._channel: Channel | None = None
+        self._ready = asyncio.Event()
         self._beat = 0
         self._heard = 0
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -154,9 +155,18 @@ class Peers:
         """Who is there, this node included, by address. None while there is no connection."""
         return self._roster.nodes
 
-    def term(self, seat: str) -> Term | None:
+    async def wait_ready(self) -> None:
+        """Waits until this node has an address. Others are known a moment later."""
+        await self._ready.wait()
+
+    def term(self, seat: str) -> Holding | None:
         """Who holds a seat; None: nobody says so."""
         return self._roster.terms.get(seat)
+
+    @property
+    def stands(self) -> Set[str]:
+        """The seats that this node would take."""
+        return self._stands
 
     def standing(self, seat: str) -> Mapping[str, Node]:
         """The nodes that would take a seat, by their ids."""
@@ -304,7 +314,7 @@ class Peers:
             ResourceExhaustedError: Too much waits to be sent to that node.
         """
         seat = target.name if isinstance(target, AtSeat) else ""
-        term = self.term(seat) if isinstance(target, AtSeat) else Term(target, 0)
+        term = self.term(seat) if isinstance(target, AtSeat) else Holding(target, 0)
         if term is None or term.session not in self.nodes:
             return False
         name = _name(type(message))
@@ -360,9 +370,11 @@ class Peers:
             self._roster.begin(session)
             await channel.consume(queue, self._received, no_ack=True)
             self._say(joined=True)
+            self._ready.set()
             await self._keep_saying(channel)
         finally:
             self._channel = None
+            self._ready.clear()
             self._roster.begin("")
             await channel.close()
         raise unavailable(channel.reason)
@@ -462,7 +474,7 @@ class Peers:
 
     async def _ask(
         self,
-        address: Term,
+        address: Holding,
         seat: str,
         message: object,
         expects: type[T],
@@ -497,16 +509,16 @@ class Peers:
         finally:
             del self._open[number]
 
-    async def _address(self, target: Target) -> Term:
+    async def _address(self, target: Target) -> Holding:
         if isinstance(target, AtSeat):
             while (term := self.term(target.name)) is None:
                 await self._moved(target.name, None)
             return term
         if target not in self.nodes:
             raise unavailable(f"node {target} is gone")
-        return Term(target, 0)
+        return Holding(target, 0)
 
-    async def _moved(self, seat: str, term: Term | None) -> None:
+    async def _moved(self, seat: str, term: Holding | None) -> None:
         """Waits until somebody else holds a seat."""
         while self.term(seat) == term:
             waiter = asyncio.get_running_loop().create_future()
@@ -517,7 +529,7 @@ class Peers:
             finally:
                 waiters.discard(waiter)
 
-    def _seat_changed(self, seat: str, term: Term | None) -> None:
+    def _seat_changed(self, seat: str, term: Holding | None) -> None:
         for waiter in self._moves.pop(seat, set()):
             if not waiter.done():
                 waiter.set_result(None)

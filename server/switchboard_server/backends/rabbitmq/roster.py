@@ -56,7 +56,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Holding:
     """Who holds a seat.
 
     Args:
@@ -69,7 +69,7 @@ class Term:
 
 
 NodeListener = Callable[[Node, bool], None]
-SeatListener = Callable[[str, Term | None], None]
+SeatListener = Callable[[str, Holding | None], None]
 
 
 class Roster:
@@ -89,7 +89,7 @@ class Roster:
     def __init__(self) -> None:
         self.session = ""
         self.nodes: dict[str, Node] = {}
-        self.terms: dict[str, Term] = {}
+        self.terms: dict[str, Holding] = {}
         self._beat = 0
         self._gone: dict[str, int] = {}
         self.node_listeners: dict[object, NodeListener] = {}
@@ -166,11 +166,11 @@ class Roster:
 
     def _count(self) -> None:
         """Finds who holds what: of two who think they do, the later one."""
-        terms: dict[str, Term] = {}
+        terms: dict[str, Holding] = {}
         for node in self.nodes.values():
             for seat, epoch in node.holds.items():
                 if seat not in terms or epoch > terms[seat].epoch:
-                    terms[seat] = Term(node.session, epoch)
+                    terms[seat] = Holding(node.session, epoch)
         before, self.terms = self.terms, terms
         for seat in before.keys() | terms.keys():
             if before.get(seat) != terms.get(seat):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import aiormq
-from aiormq.exceptions import ChannelInvalidStateError, PublishError
+from aiormq.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 
 from switchboard_server.core.errors import UnavailableError
 
@@ -19,6 +19,14 @@ CALL_SECONDS = 10.0
 def unavailable(text: str) -> UnavailableError:
     """The error of everything that RabbitMQ does not do now."""
     return UnavailableError("LOG_UNAVAILABLE", f"RabbitMQ: {text}")
+
+
+def failed(error: BaseException) -> asyncio.Future[None]:
+    """An answer that is a failure, and of which nobody has to take notice."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()
+    return future
 
 
 class UnroutableError(UnavailableError):
@@ -66,6 +74,8 @@ async def answered(call: Awaitable[T], what: str, seconds: float = CALL_SECONDS)
 
 def describe(error: BaseException) -> str:
     """An error of the driver in words."""
+    if isinstance(error, DeliveryError):
+        return "it was refused"
     words = ", ".join(str(each) for each in error.args if each not in (None, ""))
     return words or type(error).__name__
 
