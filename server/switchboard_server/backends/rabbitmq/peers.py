@@ -3,26 +3,34 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from switchboard_server.backends.rabbitmq.channel import Channel, Properties
 from switchboard_server.backends.rabbitmq.link import Link
-from switchboard_server.backends.rabbitmq.outbox import Outbox, Packet, fail
+from switchboard_server.backends.rabbitmq.messages import (
+    AtSeat,
+    Body,
+    Received,
+    Receiver,
+    Target,
+    joined,
+    name_of,
+)
+from switchboard_server.backends.rabbitmq.outbox import Failed, Outbox, Packet, fail
 from switchboard_server.backends.rabbitmq.packets import (
-    Bytes,
     Head,
     Kind,
     PacketError,
+    Pieces,
     Reply,
     decode,
-    decode_error,
     encode,
-    encode_error,
     pack,
     unpack,
 )
+from switchboard_server.backends.rabbitmq.requests import Requests
 from switchboard_server.backends.rabbitmq.roster import (
     SILENT_BEATS,
     Alive,
@@ -34,7 +42,7 @@ from switchboard_server.backends.rabbitmq.roster import (
 )
 from switchboard_server.backends.rabbitmq.topology import NODE, Topology
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
-from switchboard_server.core.errors import SwitchboardError, UnavailableError
+from switchboard_server.core.errors import SwitchboardError
 
 BEAT_SECONDS = 1.0
 """How often a node says that it is there."""
@@ -45,36 +53,6 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class AtSeat:
-    """Whoever holds a seat, as a target."""
-
-    name: str
-
-
-Target = str | AtSeat
-"""A node's address (`Node.session`), or a seat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Received(Generic[T]):
-    """A message of another node, or of this one.
-
-    Args:
-        message: What it says.
-        body: Bytes that came with it, as they were sent.
-        sender: Address of the node that sent it.
-    """
-
-    message: T
-    body: Bytes
-    sender: str
-
-
-Handler = Callable[[Received[Any]], Awaitable[object]]
-Receiver = Callable[[Received[Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
 class _Expelled:
     """Tells a node that it was thought to be gone."""
 
@@ -82,24 +60,6 @@ class _Expelled:
 @dataclass(frozen=True, slots=True)
 class _Ping:
     """Comes back where the connection of a node has ended, before the node is missed."""
-
-
-class _UndeliveredError(Exception):
-    """Nothing was done: the request can be sent again."""
-
-
-class _LostError(Exception):
-    """The request may have been done, and no answer can come any more."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """A request that waits for its answer."""
-
-    answer: "asyncio.Future[Reply[Any]]"
-    expects: type[Any]
-    address: Holding
-    seat: str
 
 
 class Peers:
@@ -122,22 +82,19 @@ class Peers:
         self.id = node_id
         self._link = link
         self._topology = topology
+        self._requests = Requests(self)
         self._roster = Roster()
         self._roster.node_listeners[self] = self._node_changed
-        self._roster.seat_listeners[self] = self._seat_changed
+        self._roster.seat_listeners[self] = self._requests.seat_changed
         self._holds: dict[str, int] = {}
         self._stands: set[str] = set()
-        self._handlers: dict[str, tuple[type[Any], Handler]] = {}
         self._receivers: dict[str, tuple[type[Any], Receiver]] = {}
         self._outboxes: dict[str, Outbox] = {}
-        self._open: dict[int, _Open] = {}
-        self._numbers = 0
-        self._moves: dict[str, set[asyncio.Future[None]]] = {}
         self._channel: Channel | None = None
         self._ready = asyncio.Event()
         self._beat = 0
         self._heard = 0
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._ending: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.on_tell(Alive, self._alive)
         self.on_tell(_Expelled, self._expelled)
@@ -158,6 +115,14 @@ class Peers:
     async def wait_ready(self) -> None:
         """Waits until this node has an address. Others are known a moment later."""
         await self._ready.wait()
+
+    def is_there(self, session: str) -> bool:
+        """Whether a node is there."""
+        return session in self.nodes
+
+    def holds(self, seat: str, epoch: int) -> bool:
+        """Whether this node holds a seat, and this is the term of it."""
+        return self._holds.get(seat) == epoch
 
     def term(self, seat: str) -> Holding | None:
         """Who holds a seat; None: nobody says so."""
@@ -233,7 +198,7 @@ class Peers:
                 which the sender then gets. Each runs in a task of its own, and is cancelled when
                 its sender does not wait any longer.
         """
-        self._handlers[_name(kind)] = (kind, handler)
+        self._requests.handle(kind, handler)
 
     def on_tell(self, kind: type[T], receiver: Callable[[Received[T]], None]) -> None:
         """Says who takes messages that want no answer.
@@ -242,7 +207,7 @@ class Peers:
             kind: The dataclass that is the message.
             receiver: Must not block and must not raise.
         """
-        self._receivers[_name(kind)] = (kind, receiver)
+        self._receivers[name_of(kind)] = (kind, receiver)
 
     async def request(
         self,
@@ -250,7 +215,7 @@ class Peers:
         message: object,
         expects: type[T],
         *,
-        body: Bytes | Sequence[Bytes] = b"",
+        body: Body = b"",
         seconds: float,
         again: bool = False,
     ) -> Reply[T]:
@@ -273,33 +238,11 @@ class Peers:
             ResourceExhaustedError: Too much waits to be sent to that node.
             SwitchboardError: What the handler raised.
         """
-        seat = target.name if isinstance(target, AtSeat) else ""
-        what, last = _name(type(message)), ""
-        deadline = asyncio.get_running_loop().time() + seconds
-        try:
-            async with asyncio.timeout_at(deadline):
-                while True:
-                    address = await self._address(target)
-                    try:
-                        return await self._ask(
-                            address, seat, message, expects, body=body, until=deadline
-                        )
-                    except _UndeliveredError as error:
-                        last = str(error)
-                        if not seat:
-                            raise unavailable(f"{what}: {error}") from None
-                    except _LostError as error:
-                        last = str(error)
-                        if not seat or not again:
-                            raise unavailable(f"{what}: {error}") from None
-                    await self._moved(seat, address)
-        except TimeoutError:
-            waited = last or (f"nobody holds {seat}" if seat and not self.term(seat) else "")
-            raise unavailable(
-                f"{what} was not answered within {seconds:g} s{waited and ': ' + waited}"
-            ) from None
+        return await self._requests.request(
+            target, message, expects, body=body, seconds=seconds, again=again
+        )
 
-    def tell(self, target: Target, message: object, body: Bytes | Sequence[Bytes] = b"") -> bool:
+    def tell(self, target: Target, message: object, body: Body = b"") -> bool:
         """Sends a message that wants no answer. It arrives, or the node is soon said to be gone.
 
         Args:
@@ -317,19 +260,19 @@ class Peers:
         term = self.term(seat) if isinstance(target, AtSeat) else Holding(target, 0)
         if term is None or term.session not in self.nodes:
             return False
-        name = _name(type(message))
+        name = name_of(type(message))
         if term.session == self.session:
-            received = Received(message, _joined(body), self.session)
+            received = Received(message, joined(body), self.session)
             asyncio.get_running_loop().call_soon(self._receive, name, received)
             return True
         head = Head(Kind.TELL, name, 0, encode(message), seat, term.epoch)
         self._outbox(term.session).put(pack(head, body))
         return True
 
-    def tell_all(self, message: object, body: Bytes | Sequence[Bytes] = b"") -> None:
+    def tell_all(self, message: object, body: Body = b"") -> None:
         """Sends a message to all nodes, this one included. It may be lost."""
         if self._channel is not None:
-            pieces = pack(Head(Kind.TELL, _name(type(message)), 0, encode(message)), body)
+            pieces = pack(Head(Kind.TELL, name_of(type(message)), 0, encode(message)), body)
             self._channel.publish(
                 self._topology.nodes, "", b"".join(pieces), Properties(reply_to=self.session)
             )
@@ -352,11 +295,10 @@ class Peers:
             gone = self._say(leaving=True)
             if gone is not None:
                 await asyncio.wait([gone], timeout=1.0)
-        tasks = [self._task, *self._tasks]
-        self._task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        task, self._task = self._task, None
+        task.cancel()
+        await asyncio.wait([task])
+        await self._requests.close()
 
     async def _take_part(self) -> None:
         channel = await self._link.channel(confirms=True)
@@ -407,7 +349,7 @@ class Peers:
             joined,
             leaving,
         )
-        pieces = pack(Head(Kind.TELL, _name(Alive), 0, encode(alive)))
+        pieces = pack(Head(Kind.TELL, name_of(Alive), 0, encode(alive)))
         if to:
             self._outbox(to).put(pieces, bounded=False)
             return None
@@ -423,7 +365,7 @@ class Peers:
         if not known:
             # It would not know that what is on its way from it to us is lost.
             self._outbox(alive.session).put(
-                pack(Head(Kind.TELL, _name(_Expelled), 0, encode(_Expelled()))), bounded=False
+                pack(Head(Kind.TELL, name_of(_Expelled), 0, encode(_Expelled()))), bounded=False
             )
         elif alive.joined and alive.session != self.session:
             self._say(to=alive.session)
@@ -431,7 +373,13 @@ class Peers:
     def _expelled(self, received: Received[_Expelled]) -> None:
         _logger.warning("node %s had given this one up; beginning anew", received.sender)
         if self._channel is not None:
-            self._spawn(self._channel.close())
+            self._ending = asyncio.create_task(self._channel.close())
+
+    def put(
+        self, session: str, pieces: Pieces, failed: Failed | None = None, *, bounded: bool = True
+    ) -> None:
+        """Sends a packet, for `Requests`. See `Outbox.put`."""
+        self._outbox(session).put(pieces, failed, bounded=bounded)
 
     # --- Sending -----------------------------------------------------------------------------
 
@@ -472,71 +420,6 @@ class Peers:
 
         sending.add_done_callback(done)
 
-    async def _ask(
-        self,
-        address: Holding,
-        seat: str,
-        message: object,
-        expects: type[T],
-        *,
-        body: Bytes | Sequence[Bytes],
-        until: float,
-    ) -> Reply[T]:
-        loop = asyncio.get_running_loop()
-        name = _name(type(message))
-        if address.session == self.session:
-            if seat and self._holds.get(seat) != address.epoch:
-                raise _UndeliveredError(f"nobody holds {seat}")
-            received = Received(message, _joined(body), self.session)
-            return await asyncio.shield(self._spawn(self._handle(name, received)))
-        self._numbers += 1
-        number = self._numbers
-        opened = _Open(loop.create_future(), expects, address, seat)
-        self._open[number] = opened
-
-        def failed(error: SwitchboardError) -> None:
-            if not opened.answer.done():
-                certain = isinstance(error, UnroutableError)
-                opened.answer.set_exception(
-                    (_UndeliveredError if certain else _LostError)(error.message)
-                )
-
-        seconds = max(until - loop.time(), 0.001)
-        head = Head(Kind.REQUEST, name, number, encode(message), seat, address.epoch, seconds)
-        try:
-            self._outbox(address.session).put(pack(head, body), failed)
-            return await opened.answer
-        finally:
-            del self._open[number]
-
-    async def _address(self, target: Target) -> Holding:
-        if isinstance(target, AtSeat):
-            while (term := self.term(target.name)) is None:
-                await self._moved(target.name, None)
-            return term
-        if target not in self.nodes:
-            raise unavailable(f"node {target} is gone")
-        return Holding(target, 0)
-
-    async def _moved(self, seat: str, term: Holding | None) -> None:
-        """Waits until somebody else holds a seat."""
-        while self.term(seat) == term:
-            waiter = asyncio.get_running_loop().create_future()
-            waiters = self._moves.setdefault(seat, set())
-            waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                waiters.discard(waiter)
-
-    def _seat_changed(self, seat: str, term: Holding | None) -> None:
-        for waiter in self._moves.pop(seat, set()):
-            if not waiter.done():
-                waiter.set_result(None)
-        for opened in self._open.values():
-            if opened.seat == seat and opened.address != term and not opened.answer.done():
-                opened.answer.set_exception(_LostError(f"the holder of {seat} was lost"))
-
     def _node_changed(self, node: Node, is_there: bool) -> None:
         if is_there:
             _logger.info("node %s is there", node.session)
@@ -545,9 +428,7 @@ class Peers:
         box = self._outboxes.pop(node.session, None)
         if box is not None:
             box.close(UnroutableError("LOG_UNAVAILABLE", f"node {node.id} is gone"))
-        for opened in self._open.values():
-            if opened.address.session == node.session and not opened.answer.done():
-                opened.answer.set_exception(_LostError(f"node {node.id} is gone"))
+        self._requests.node_gone(node)
 
     # --- Receiving ---------------------------------------------------------------------------
 
@@ -561,19 +442,16 @@ class Peers:
 
     def _take(self, head: Head, body: memoryview, sender: str) -> None:
         if head.kind == Kind.TELL:
-            if not head.seat or self._holds.get(head.seat) == head.epoch:
+            if not head.seat or self.holds(head.seat, head.epoch):
                 kind = self._receivers.get(head.name, (None,))[0]
                 if kind is None:
                     _logger.error("node %s sent %s, which nobody takes", sender, head.name)
                 else:
                     self._receive(head.name, Received(decode(head.message, kind), body, sender))
         elif head.kind == Kind.REQUEST:
-            if head.seat and self._holds.get(head.seat) != head.epoch:
-                self._outbox(sender).put(pack(Head(Kind.MOVED, "", head.number)), bounded=False)
-            else:
-                self._spawn(self._answer(head, body, sender))
+            self._requests.serve(head, body, sender)
         else:
-            self._answered(head, body)
+            self._requests.answered(head, body)
 
     def _receive(self, name: str, received: Received[Any]) -> None:
         entry = self._receivers.get(name)
@@ -583,65 +461,5 @@ class Peers:
         except Exception:
             _logger.exception("taking %s of node %s failed", name, received.sender)
 
-    async def _answer(self, head: Head, body: memoryview, sender: str) -> None:
-        try:
-            kind = self._handlers[head.name][0] if head.name in self._handlers else object
-            async with asyncio.timeout(head.seconds):
-                reply = await self._handle(
-                    head.name, Received(decode(head.message, kind), body, sender)
-                )
-            answer = Head(Kind.ANSWER, "", head.number, encode(reply.message))
-            pieces = pack(answer, reply.body)
-        except SwitchboardError as error:
-            name, message = encode_error(error)
-            pieces = pack(Head(Kind.ERROR, name, head.number, message))
-        except TimeoutError:
-            return  # Its sender does not wait any longer.
-        except Exception as error:
-            _logger.exception("%s of node %s failed", head.name, sender)
-            pieces = pack(Head(Kind.ERROR, "", head.number, encode(f"{type(error).__name__}")))
-        try:
-            if sender in self.nodes:
-                self._outbox(sender).put(pieces)
-        except SwitchboardError as error:
-            _logger.warning("an answer for node %s was dropped: %s", sender, error)
-
-    async def _handle(self, name: str, received: Received[Any]) -> Reply[Any]:
-        if name not in self._handlers:
-            raise UnavailableError("LOG_UNAVAILABLE", f"node {self.id} does not serve {name} yet")
-        outcome = await self._handlers[name][1](received)
-        return outcome if isinstance(outcome, Reply) else Reply(outcome)
-
-    def _answered(self, head: Head, body: memoryview) -> None:
-        opened = self._open.get(head.number)
-        if opened is None or opened.answer.done():
-            return
-        try:
-            if head.kind == Kind.ANSWER:
-                opened.answer.set_result(Reply(decode(head.message, opened.expects), body))
-            elif head.kind == Kind.MOVED:
-                opened.answer.set_exception(_UndeliveredError(f"nobody holds {opened.seat}"))
-            elif head.name:
-                opened.answer.set_exception(decode_error(head.name, head.message))
-            else:
-                text = decode(head.message, str)
-                opened.answer.set_exception(RuntimeError(f"failed on another node: {text}"))
-        except PacketError as error:
-            opened.answer.set_exception(RuntimeError(f"another node's answer: {error}"))
-
-    def _spawn(self, work: Any) -> "asyncio.Task[Any]":
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
 
 _PING = pack(Head(Kind.TELL, _Ping.__name__, 0, encode(_Ping())))
-
-
-def _name(kind: type[Any]) -> str:
-    return kind.__name__
-
-
-def _joined(body: Bytes | Sequence[Bytes]) -> Bytes:
-    return body if isinstance(body, bytes | memoryview) else b"".join(body)
