@@ -193,6 +193,12 @@ class Group:
         """See `Giver.withdraw`."""
         self._idle.pop(member, None)
 
+    def rest(self, member: Member, *, draining: bool) -> None:
+        """See `Giver.rest`."""
+        if member in self.members:
+            self.ledger.drain(member.holder, draining=draining)
+            self._turn_soon()
+
     def drain(self, instance: str, *, draining: bool) -> None:
         """Keeps new deliveries from members that are a service instance, or not any more."""
         for member in self.members:
@@ -296,6 +302,8 @@ class Group:
         self.ledger.pending.idle_since_ns = self.idle_since_ns
 
     def _stop(self, error: Exception) -> None:
+        if self._closed:
+            return
         self._closed = True
         self._ended = error
         self._reader.audience.forget(self)

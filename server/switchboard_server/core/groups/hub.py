@@ -122,6 +122,7 @@ class GroupHub:
         self._changing = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._closing: UnavailableError | None = None
+        self._moved = False
         self._around: Surroundings | None = None
 
     async def open(self) -> None:
@@ -155,7 +156,7 @@ class GroupHub:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             await group.close(error)
 
     def let_go(self) -> None:
@@ -163,6 +164,7 @@ class GroupHub:
 
         May be called while `open` is under way, whose caller cancels it; and after `close`.
         """
+        self._moved = True
         if self._keeper is not None:
             self._keeper.cancel()
         for group in self._groups.values():
@@ -453,6 +455,8 @@ class GroupHub:
             )
 
     def _admit(self, principal: Principal, *, counted: bool) -> None:
+        if self._moved:
+            raise MovedError
         if self._closing is not None:
             raise self._closing
         if counted:
@@ -480,7 +484,13 @@ class GroupHub:
 
     async def _add(self, stored: StoredGroup, around: Surroundings) -> Group:
         group = Group(stored, around)
-        await group.open()
+        try:
+            await group.open()
+            if self._moved:
+                raise MovedError  # noqa: TRY301 - it is let go of like one that cannot be opened
+        except BaseException:
+            group.let_go(MovedError())
+            raise
         self._groups[stored.record.name] = group
         self._by_filter.setdefault(group.filter, {})[group] = None
         return group

@@ -26,6 +26,10 @@ class Giver(Protocol):
         """Takes back `ask`."""
         ...
 
+    def rest(self, member: "Member", *, draining: bool) -> None:
+        """Keeps new deliveries from a member, or not any more."""
+        ...
+
     def leave(self, member: "Member", untaken: Sequence[Entry]) -> None:
         """Lets a member go; what was assigned to it and not sent was never delivered."""
         ...
@@ -104,8 +108,7 @@ class Member:
         Safe to cancel: nothing is lost, the next call goes on. Not safe to call concurrently.
         """
         if not self._started:
-            self._started = True
-            return Started(self.position, self.holder.identity.member_id)
+            return self.start()
         while True:
             if self._end is not None:
                 raise self._end
@@ -125,6 +128,11 @@ class Member:
                 return item
             await self._sleep()
 
+    def start(self) -> Started:
+        """What `next` returns first, at once."""
+        self._started = True
+        return Started(self.position, self.holder.identity.member_id)
+
     def give(self, parcels: Sequence[Parcel]) -> None:
         """Takes what has been assigned to the member."""
         self._parcels.extend(parcels)
@@ -138,6 +146,10 @@ class Member:
     def forget(self) -> None:
         """Lets go of what has been assigned and not sent: the group has gone elsewhere."""
         self._parcels.clear()
+
+    def drain(self, *, draining: bool) -> None:
+        """Gets nothing new from now on, or something again."""
+        self._group.rest(self, draining=draining)
 
     def end(self, error: Exception) -> None:
         """Has `next` raise an error."""

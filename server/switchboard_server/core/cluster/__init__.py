@@ -1,0 +1,1 @@
+"""Consumer groups and calls that are spread over nodes."""
