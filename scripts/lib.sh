@@ -19,6 +19,26 @@ die() {
 
 # --- Debian packages ------------------------------------------------------------------------------
 
+# Runs as root, with packages as arguments. What is installed here is for its programs: its services are not
+# started (invoke-rc.d asks policy-rc.d), nor at the next boot.
+# shellcheck disable=SC2016 # expanded by the shell that runs it
+INSTALL_DEBIAN='
+set -eu
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  trap "rm -f $policy" EXIT
+  trap "exit 1" INT TERM
+  printf "#!/bin/sh\nexit 101\n" >"$policy"
+  chmod 755 "$policy"
+fi
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+if [ -d /run/systemd/system ]; then
+  units=$(dpkg -L "$@" | sed -n "s,.*/lib/systemd/system/\([^/@]*\.\(service\|socket\)\)\$,\1,p" | sort -u)
+  [ -z "$units" ] || systemctl disable --quiet $units
+fi
+'
+
 # need_debian WHY PACKAGE...: install packages, or say what to run.
 need_debian() {
   local why=$1
@@ -33,9 +53,7 @@ need_debian() {
     die "$why. Install $* (on Debian, as root: apt-get install $*) and run this again"
   fi
   say "Installing Debian packages: $*"
-  { "${as_root[@]}" apt-get update -qq &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y -qq --no-install-recommends "$@"; } >&2 ||
+  "${as_root[@]}" sh -c "$INSTALL_DEBIAN" sh "$@" >&2 ||
     die "$why, and apt-get failed. As root, run: apt-get install $*"
 }
 
@@ -47,6 +65,13 @@ need_programs() {
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done
   [ ${#missing[@]} -eq 0 ] || need_debian "$why ${missing[*]}" "${missing[@]}"
+}
+
+# need_servers WHY: RabbitMQ and Redis, to start private ones of. The paths rather than the names where
+# /usr/sbin has the program, which is not on every user's PATH.
+need_servers() {
+  need_programs "$1" /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server epmd:erlang-base \
+    redis-server:redis-server
 }
 
 # --- Python ---------------------------------------------------------------------------------------

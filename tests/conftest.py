@@ -1,6 +1,11 @@
 """Fixtures that every test may use."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.support.brokers import RabbitServer, RedisServer
 
 # The same examples in every run, so that a failure is the change's and not the day's. Look for new
 # ones with: pytest --hypothesis-profile=explore
@@ -21,3 +26,17 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ that all tests share; each takes names of its own in it, and leaves it alive."""
+    with RabbitServer(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that all tests share; each takes names of its own in it, and leaves it alive."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
