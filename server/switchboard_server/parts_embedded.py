@@ -18,6 +18,7 @@ from switchboard_server.core.clock import SECOND_NS, steady_clock
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.groups.hub import GroupHub
 from switchboard_server.core.groups.letters import DeadLetters
+from switchboard_server.core.realtime.alone import alone
 from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub
 from switchboard_server.core.registry.local import LocalRegistry
@@ -96,7 +97,7 @@ def _store(settings: Settings) -> Store:
 
 def _realtime(settings: Settings) -> RealtimeHub:
     return RealtimeHub(
-        MemoryHistories(settings.realtime.history_bytes),
+        alone(MemoryHistories(settings.realtime.history_bytes)),
         HistoryRules(settings.realtime.history),
         asyncio.get_running_loop().call_soon,
         node=socket.gethostname(),

@@ -29,6 +29,7 @@ from switchboard_server.core.events import EventHub
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.realtime.alone import alone
 from switchboard_server.core.realtime.history import HistoryPolicy, HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
 from switchboard_server.core.realtime.wishes import DisconnectWish
@@ -185,7 +186,7 @@ def make_realtime(
 ) -> RealtimeHub:
     """Connections and rooms, in the running loop."""
     return RealtimeHub(
-        MemoryHistories(64 * 1024 * 1024),
+        alone(MemoryHistories(64 * 1024 * 1024)),
         HistoryRules(rules),
         asyncio.get_running_loop().call_soon,
         node="node1",

@@ -7,6 +7,7 @@ from typing import Any
 from switchboard_server.backends.embedded.histories import MemoryHistories
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.realtime.alone import alone
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.history import HistoryPolicy, HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
@@ -91,7 +92,7 @@ class Stage:
         self.soon: deque[Callable[[], None]] = deque()
         self.histories = MemoryHistories(history_bytes, self.time)
         self.hub = RealtimeHub(
-            self.histories,
+            alone(self.histories),
             HistoryRules({"chat-*": CHAT} if rules is None else rules),
             self.soon.append,
             node="node-1",

@@ -15,6 +15,7 @@ from switchboard.v1 import (
     registry_service_pb2,
 )
 from switchboard_server.core.events import EventHub
+from switchboard_server.core.realtime.hub import RealtimeHub
 from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.use_cases import UseCases
 from switchboard_server.rpc import reflection
@@ -172,14 +173,13 @@ class GrpcServer:
 
     async def follow_availability(self) -> None:
         """Keeps the health status true, until cancelled."""
-        # What it needs is in this process, so it serves for as long as this does.
-        await self.health.report(REALTIME_SERVICE, serving=True)
         await asyncio.gather(
             self._follow(self._hub.events, EVENT_SERVICE, GROUP_SERVICE),
+            self._follow(self._hub.realtime, REALTIME_SERVICE),
             self._follow(self._hub.registry, REGISTRY_SERVICE),
         )
 
-    async def _follow(self, behind: EventHub | Registry, *services: str) -> None:
+    async def _follow(self, behind: EventHub | RealtimeHub | Registry, *services: str) -> None:
         while True:
             behind.availability.clear()
             for service in services:

@@ -21,6 +21,7 @@ def test_close_codes_say_whether_to_come_back() -> None:
     come_back = {reason for reason, code in CLOSE_CODES.items() if 4000 <= code < 4500}
     assert come_back == {
         *("SHUTTING_DOWN", "SLOW_CONSUMER", "TOKEN_EXPIRED", "INTERNAL", "LIMIT_REACHED"),
+        *("ROOM_INTERRUPTED", "REALTIME_UNAVAILABLE"),
     }
     assert all(4000 <= code < 5000 for code in CLOSE_CODES.values())
 

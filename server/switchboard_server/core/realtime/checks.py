@@ -9,6 +9,7 @@ from typing import Any
 from switchboard_server.core.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     Violation,
     invalid_field,
 )
@@ -152,6 +153,24 @@ def too_large(field: str, what: str, limit: int, actual: int) -> InvalidArgument
         f"{field}: {problem}",
         violations=[Violation(field, problem)],
         metadata={"limit": str(limit), "actual": str(actual)},
+    )
+
+
+def another_users(client_id: str) -> PermissionDeniedError:
+    """The error for a name that another user's connection has."""
+    return PermissionDeniedError(
+        "PERMISSION_DENIED",
+        f"{client_id!r} is the name of another user's connection; take another",
+        metadata={"permission": "rooms.join", "resource": client_id},
+    )
+
+
+def too_many_rooms() -> ResourceExhaustedError:
+    """The error for a connection that stands in as many rooms as it may."""
+    return ResourceExhaustedError(
+        "LIMIT_REACHED",
+        f"a connection stands in at most {MAX_ROOMS} rooms; leave one, or open another connection",
+        metadata={"limit": str(MAX_ROOMS)},
     )
 
 

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import count
 
 from switchboard_server.core.clock import Clock
@@ -12,25 +12,27 @@ from switchboard_server.core.errors import (
     SwitchboardError,
 )
 from switchboard_server.core.principal import Principal
+from switchboard_server.core.realtime.checks import MAX_ROOMS, too_many_rooms
 from switchboard_server.core.realtime.connection import Connection
-from switchboard_server.core.realtime.history import HistoryRules, RoomHistories
+from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.items import Joined, Left, Member, Started
 from switchboard_server.core.realtime.messages import Delivered, Message, Position
+from switchboard_server.core.realtime.neighbours import Entry, Neighbours
 from switchboard_server.core.realtime.notices import Gathering
 from switchboard_server.core.realtime.outbox import Outbox, OutboxLimits
 from switchboard_server.core.realtime.rooms import Directory, Room
-from switchboard_server.core.realtime.views import Broadcast, JoinResult
+from switchboard_server.core.realtime.views import JoinResult
 from switchboard_server.core.realtime.wishes import BroadcastWish, ConnectWish, RoomJoin
 
 
 class Floor:
-    """The part of `RealtimeHub` that moves connections and messages.
+    """The part of `RealtimeHub` that moves the connections of this node, and messages to them.
 
     What its methods do shows at the doors when `settle` is called, which must be done before the
-    event loop goes on.
+    event loop goes on. A backend calls `deliver`, `changed`, `end` and, for other nodes, `join`
+    and `take_out`.
 
     Args:
-        histories: Keeps what rooms remember.
         rules: Which rooms keep a history.
         call_soon: Has a function called in the next turn of the event loop.
         node: Name of this node.
@@ -38,7 +40,10 @@ class Floor:
         clock: Unix time in nanoseconds.
 
     Attributes:
+        rules: As given.
         node: As given.
+        clock: As given.
+        neighbours: The other nodes; set before anything is done.
         directory: Who is connected and stands where.
         numbers: Numbers all that connections are told.
         stopping: Nobody is told any more who leaves.
@@ -47,9 +52,10 @@ class Floor:
         ended: Connections that ended, by reason.
     """
 
+    neighbours: Neighbours
+
     def __init__(
         self,
-        histories: RoomHistories,
         rules: HistoryRules,
         call_soon: Callable[[Callable[[], None]], object],
         *,
@@ -57,12 +63,11 @@ class Floor:
         limits: OutboxLimits,
         clock: Clock,
     ) -> None:
-        self.histories = histories
         self.rules = rules
         self._call_soon = call_soon
         self.node = node
         self._limits = limits
-        self._clock = clock
+        self.clock = clock
         self.directory = Directory()
         self.numbers = count(1)
         self.stopping = False
@@ -80,27 +85,29 @@ class Floor:
         open_ones = self.directory.connections.values()
         return self._dropped + sum(each.outbox.dropped for each in open_ones)
 
-    def open(
-        self,
-        wish: ConnectWish,
-        user: str,
-        principal: Principal,
-        on_ready: Callable[[], None],
-    ) -> Connection:
-        """Opens a connection whose name is free, and tells it so."""
+    def made(self, wish: ConnectWish, user: str, principal: Principal) -> Connection:
+        """A connection that is not open yet, and whose door hears nothing yet."""
         connection = Connection(
             wish.client_id or f"client-{secrets.token_hex(8)}",
             user,
             wish.transport,
             wish.peer,
-            connect_time_ns=self._clock(),
+            connect_time_ns=self.clock(),
             principal=principal,
             outbox=Outbox(self._limits, lambda: self._ready.append(connection)),
-            on_ready=on_ready,
+            on_ready=_nobody,
         )
-        self.directory.add(connection)
-        self.tell(connection, Started(connection.client_id, user, self.node))
         return connection
+
+    def open(self, connection: Connection) -> None:
+        """Opens a connection whose name is free, and tells it so."""
+        self.directory.add(connection)
+        self.tell(connection, Started(connection.client_id, connection.user, self.node))
+
+    def attend(self, connection: Connection, on_ready: Callable[[], None]) -> None:
+        """Has the door of an open connection hear of what waits, and of what is to come."""
+        connection.on_ready = on_ready
+        self._ready.append(connection)
 
     def end(self, connection: Connection, error: SwitchboardError) -> None:
         """Ends a connection from this side; its door hears of it."""
@@ -117,50 +124,51 @@ class Floor:
         connection.on_ready = _nobody
 
     def _remove(self, connection: Connection, reason: str) -> None:
-        for room in list(connection.rooms.values()):
-            self.leave(connection, room)
+        places = [
+            (room, self._vacate(connection, room)) for room in list(connection.rooms.values())
+        ]
         self.directory.remove(connection)
         self._dropped += connection.outbox.dropped
         self.ended[reason] += 1
         connection.outbox.detach()
+        self.neighbours.part(connection, places)
 
-    def join(self, connection: Connection, join: RoomJoin) -> JoinResult:
-        """Has a connection stand in a room, and tells it so unless it did already."""
+    async def join(self, connection: Connection, join: RoomJoin) -> JoinResult:
+        """Has a connection stand in a room, and tells it so unless it did already.
+
+        Raises:
+            ResourceExhaustedError: It stands in as many rooms as it may.
+            UnavailableError: The room's history cannot be reached now.
+            SwitchboardError: The connection has ended meanwhile.
+        """
+        if join.room not in connection.rooms and len(connection.rooms) >= MAX_ROOMS:
+            raise too_many_rooms()
+        now = self.clock()
+        entry = await self.neighbours.enter(connection, join, self.rules.of(join.room), now)
+        if connection.ended is not None:
+            raise connection.ended
         room = connection.rooms.get(join.room)
         already = room is not None
         if room is None:
             room = self._entered(join.room)
-        now = self._clock()
-        position = Position(room.name)
-        if room.policy is not None:
-            position = self.histories.hold(room.name, room.policy, now)
-        if already:
-            joined = Joined(position, False, 0, len(room.members), len(room.users))
+            member = room.add(connection, now)
+            room.heard(entry.totals)
+            self.changed(room.name, None, member)
+            joined = self._stand(connection, room, entry)
         else:
-            joined = self._stand(connection, room, position, join.recover_after, now)
+            room.heard(entry.totals)
+            joined = Joined(entry.position, False, 0, *room.counts)
         if join.presence_notices:
             room.watch(connection)
         else:
             room.unwatch(connection)
         return JoinResult(joined, already)
 
-    def _stand(
-        self,
-        connection: Connection,
-        room: Room,
-        position: Position,
-        recover_after: Position | None,
-        now_ns: int,
-    ) -> Joined:
-        missed = None
-        if recover_after is not None and room.policy is not None:
-            missed = self.histories.after(room.name, recover_after)
-        member = room.add(connection, now_ns)
-        self._changed(room, connection.client_id, None, member)
+    def _stand(self, connection: Connection, room: Room, entry: Entry) -> Joined:
+        """Tells a connection that it stands in a room, and what it has missed there."""
+        missed = entry.missed
         replayed = missed or ()
-        joined = Joined(
-            position, missed is not None, len(replayed), len(room.members), len(room.users)
-        )
+        joined = Joined(entry.position, missed is not None, len(replayed), *room.counts)
         if self.tell(connection, joined):
             connection.outbox.replay(replayed)
             self.replayed += len(replayed)
@@ -170,25 +178,39 @@ class Floor:
         """The room of a name, made where nobody stands in it."""
         room = self.directory.rooms.get(name)
         if room is None:
-            room = Room(name, self.rules.of(name), self._clock())
+            room = Room(name, self.rules.of(name), self.clock())
             self.directory.add_room(room)
         return room
 
-    def leave(self, connection: Connection, room: Room) -> None:
-        """Takes a connection out of a room in which it stands."""
-        member = room.remove(connection)
-        if room.members:
-            self._changed(room, connection.client_id, member, None)
-            return
-        self.directory.remove_room(room)
-        if room.policy is not None:
-            self.histories.release(room.name)
+    def take_out(self, connection: Connection, name: str, *, removed: bool) -> bool:
+        """Takes a connection out of a room, and tells it so.
 
-    def _changed(
-        self, room: Room, client_id: str, before: Member | None, now: Member | None
-    ) -> None:
-        """Has the watchers of a room hear of somebody who joined or left."""
-        if not room.watchers or self.stopping:
+        Args:
+            connection: The connection.
+            name: The room.
+            removed: Somebody else wants it.
+
+        Returns:
+            Whether it stood there.
+        """
+        room = connection.rooms.get(name)
+        if room is None:
+            return False
+        self.neighbours.leave(connection, room, self._vacate(connection, room))
+        self.tell(connection, Left(name, removed))
+        return True
+
+    def _vacate(self, connection: Connection, room: Room) -> Member:
+        member = room.remove(connection)
+        if not room.members:
+            self.directory.remove_room(room)
+        return member
+
+    def changed(self, name: str, before: Member | None, now: Member | None) -> None:
+        """Has the watchers of a room hear of somebody who joined or left, on whatever node."""
+        room = self.directory.rooms.get(name)
+        who = now or before
+        if room is None or who is None or not room.watchers or self.stopping:
             return
         gathering = room.gathering
         if gathering is None or gathering.told:
@@ -197,25 +219,28 @@ class Floor:
             for watcher in room.watchers:
                 if not watcher.outbox.notify(number, gathering):
                     self._full.append(watcher)
-        gathering.add(client_id, before, now)
+        gathering.add(who.client_id, before, now)
 
-    def send(self, message: Message, wish: BroadcastWish) -> Broadcast:
-        """Puts a message into histories and outboxes."""
-        kept: dict[str, Delivered] = {}
-        for name in dict.fromkeys(wish.rooms):
-            policy = self.rules.of(name)
-            if policy is not None:
-                kept[name] = self.histories.append(name, policy, message)
+    def deliver(self, message: Message, wish: BroadcastWish, kept: Mapping[str, Delivered]) -> int:
+        """Hands a message to those connections of this node that it is for.
+
+        Args:
+            message: The message.
+            wish: Whom it is for.
+            kept: What of it each room's history holds, for those that keep one.
+
+        Returns:
+            How many outboxes took it.
+        """
         excluded = set(self.directory.named(wish.exclude_clients))
         handed = 0
         for delivered, receivers in self._audiences(message, wish, kept):
             handed += self._hand(delivered, receivers, excluded)
         self.delivered += handed
-        positions = [delivered.rooms[0] for delivered in kept.values()]
-        return Broadcast(message.message_id, handed, positions)
+        return handed
 
     def _audiences(
-        self, message: Message, wish: BroadcastWish, kept: dict[str, Delivered]
+        self, message: Message, wish: BroadcastWish, kept: Mapping[str, Delivered]
     ) -> Iterable[tuple[Delivered, Collection[Connection]]]:
         """Who gets a message, grouped by how they see it; nobody is in two groups."""
         directory = self.directory

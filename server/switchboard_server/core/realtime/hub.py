@@ -1,8 +1,9 @@
 """What clients can do with those who are connected, whatever door they come through."""
 
+import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from switchboard_server.core.clock import Clock, wall_clock
@@ -11,24 +12,27 @@ from switchboard_server.core.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    SwitchboardError,
     UnavailableError,
 )
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.realtime import looking
 from switchboard_server.core.realtime.checks import (
     MAX_ROOMS,
+    another_users,
     check_broadcast,
     check_disconnect,
     check_name,
     check_targets,
     content,
+    too_many_rooms,
     user_of,
 )
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.floor import Floor
-from switchboard_server.core.realtime.history import HistoryRules, RoomHistories
-from switchboard_server.core.realtime.items import Left
+from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.messages import Message
+from switchboard_server.core.realtime.neighbours import Neighbours, Whereabouts
 from switchboard_server.core.realtime.outbox import OutboxLimits
 from switchboard_server.core.realtime.stats import RealtimeStats
 from switchboard_server.core.realtime.views import (
@@ -72,11 +76,15 @@ class RealtimeLimits:
 class RealtimeHub:
     """The hub's connections and rooms. Its methods are called in one event loop.
 
-    Those that are coroutines never wait in this process; they are coroutines because other nodes
-    may have to be asked. What one does is done as a whole: cancelling it takes nothing back.
+    Those that are coroutines never wait where the hub is alone; they are coroutines because other
+    nodes may have to be asked. While these cannot be reached, a node goes on with its own: messages
+    go to its connections only, names are unique and counts are told on this node alone, and what
+    needs a room's history or somebody elsewhere raises UnavailableError (REALTIME_UNAVAILABLE).
+
+    What one does is done as a whole: cancelling it takes nothing back.
 
     Args:
-        histories: Keeps what rooms remember.
+        backing: Makes the way to the other nodes: `alone(histories)` where there are none.
         rules: Which rooms keep a history.
         call_soon: Has a function called in the next turn of the event loop.
         node: Name of this node, told to clients.
@@ -86,7 +94,7 @@ class RealtimeHub:
 
     def __init__(
         self,
-        histories: RoomHistories,
+        backing: Callable[[Floor], Neighbours],
         rules: HistoryRules,
         call_soon: Callable[[Callable[[], None]], object],
         *,
@@ -99,14 +107,23 @@ class RealtimeHub:
         self._clock = clock
         self._run = secrets.token_hex(5)
         self._received = 0
-        self._floor = Floor(
-            histories, rules, call_soon, node=node, limits=self._limits.outbox, clock=clock
-        )
+        self._floor = Floor(rules, call_soon, node=node, limits=self._limits.outbox, clock=clock)
+        self._neighbours = self._floor.neighbours = backing(self._floor)
 
     @property
     def node(self) -> str:
         """Name of this node."""
         return self._node
+
+    @property
+    def problem(self) -> str | None:
+        """Why other nodes cannot be reached, for people; None: they can, or there are none."""
+        return self._neighbours.problem
+
+    @property
+    def availability(self) -> asyncio.Event:
+        """Is set when `problem` changes."""
+        return self._neighbours.availability
 
     async def connect(
         self, wish: ConnectWish, principal: Principal, on_ready: Callable[[], None]
@@ -127,7 +144,8 @@ class RealtimeHub:
                 name, which is another user's, or not stand in one of the rooms.
             ResourceExhaustedError: There are as many connections as there may be, or too many rooms
                 are wanted.
-            UnavailableError: The hub shuts down.
+            UnavailableError: The hub shuts down, or the history of one of the rooms cannot be
+                reached.
         """
         principal.require("rooms.join")
         self._check_open()
@@ -137,13 +155,39 @@ class RealtimeHub:
             check_name(f"rooms[{index}].room", join.room)
             principal.require("rooms.join", join.room)
         if len({join.room for join in wish.rooms}) > MAX_ROOMS:
-            raise _too_many_rooms()
-        self._make_place(wish.client_id, user)
-        connection = self._floor.open(wish, user, principal, on_ready)
-        for join in wish.rooms:
-            self._floor.join(connection, join)
+            raise too_many_rooms()
+        self._namesake(wish.client_id, user)
+        connection = self._floor.made(wish, user, principal)
+        try:
+            await self._open(connection, wish)
+        except BaseException as error:
+            self._abandon(connection, error)
+            raise
+        self._floor.attend(connection, on_ready)
         self._floor.settle()
         return connection
+
+    async def _open(self, connection: Connection, wish: ConnectWish) -> None:
+        await self._neighbours.admit(connection)
+        self._check_open()
+        # Others may have come while the other nodes were told.
+        other = self._namesake(connection.client_id, connection.user)
+        if other is not None:
+            text = f"another connection took the name {connection.client_id!r}"
+            self._floor.end(other, AbortedError("CONNECTION_REPLACED", text))
+        self._floor.open(connection)
+        self._floor.settle()
+        for join in wish.rooms:
+            await self._floor.join(connection, join)
+
+    def _abandon(self, connection: Connection, error: BaseException) -> None:
+        """Takes back what was begun of opening a connection."""
+        if self._floor.directory.connections.get(connection.client_id) is connection:
+            reason = error.reason if isinstance(error, SwitchboardError) else CLIENT_GONE
+            self._floor.close(connection, reason)
+        else:
+            self._neighbours.part(connection, ())
+        self._floor.settle()
 
     def close(self, connection: Connection, reason: str = CLIENT_GONE) -> None:
         """Takes a connection out whose client is gone, or that its door has ended.
@@ -190,10 +234,11 @@ class RealtimeHub:
             InvalidArgumentError: Something of it is not allowed.
             PermissionDeniedError: The caller may not send to all this, or not in this name.
             NotFoundError: There is no connection to send it in the name of.
-            UnavailableError: The hub shuts down.
+            UnavailableError: The hub shuts down, or a room's history cannot be reached. Where it
+                was lost meanwhile, the message may have been sent.
         """
         encoded = self.check(wish, principal)
-        sender = self._sender(wish.sender_client_id, principal)
+        sender_user = await self._sender(wish.sender_client_id, principal)
         self._check_open()
         number = next(self._floor.numbers)
         message = Message(
@@ -203,11 +248,13 @@ class RealtimeHub:
             data=wish.data,
             json=encoded,
             sender_client_id=wish.sender_client_id,
-            sender_user=principal.subject or ("" if sender is None else sender.user),
+            sender_user=principal.subject or sender_user,
             time_ns=self._clock(),
         )
         self._received += 1
-        outcome = self._floor.send(message, wish)
+        rules = self._floor.rules
+        kept = {room: rule for room in wish.rooms if (rule := rules.of(room)) is not None}
+        outcome = await self._neighbours.send(message, wish, kept)
         self._floor.settle()
         return outcome
 
@@ -231,15 +278,26 @@ class RealtimeHub:
         check_name("join.room", join.room)
         principal.require("rooms.join", join.room)
         self._check_open()
-        connection = self._found(client_id)
+        connection = self._floor.directory.connections.get(client_id)
+        if connection is None:
+            return await self._join_elsewhere(client_id, join, principal)
         if connection.user != principal.subject:
             principal.require("rooms.manage", join.room)
-        if join.room not in connection.rooms and len(connection.rooms) >= MAX_ROOMS:
-            raise _too_many_rooms()
-        result = self._floor.join(connection, join)
+        result = await self._floor.join(connection, join)
         self._floor.settle()
         if connection.ended is not None:
             raise connection.ended
+        return result
+
+    async def _join_elsewhere(
+        self, client_id: str, join: RoomJoin, principal: Principal
+    ) -> JoinResult:
+        where = await self._whereabouts(client_id)
+        if where.user != principal.subject:
+            principal.require("rooms.manage", join.room)
+        result = await self._neighbours.elsewhere.join(client_id, where, join)
+        if result is None:
+            raise _not_found(client_id)
         return result
 
     async def leave_room(self, client_id: str, room: str, principal: Principal) -> bool:
@@ -257,21 +315,30 @@ class RealtimeHub:
             InvalidArgumentError: A name is not allowed.
             PermissionDeniedError: The caller may not: as of `join_room`.
             NotFoundError: There is no such connection.
+            UnavailableError: It is not on this node, and others cannot be reached.
         """
         check_name("client_id", client_id)
         check_name("room", room)
         principal.require("rooms.join", room)
-        connection = self._found(client_id)
+        connection = self._floor.directory.connections.get(client_id)
+        if connection is None:
+            return await self._leave_elsewhere(client_id, room, principal)
         removed = connection.user != principal.subject
         if removed:
             principal.require("rooms.manage", room)
-        place = connection.rooms.get(room)
-        if place is None:
-            return False
-        self._floor.leave(connection, place)
-        self._floor.tell(connection, Left(room, removed))
+        left = self._floor.take_out(connection, room, removed=removed)
         self._floor.settle()
-        return True
+        return left
+
+    async def _leave_elsewhere(self, client_id: str, room: str, principal: Principal) -> bool:
+        where = await self._whereabouts(client_id)
+        removed = where.user != principal.subject
+        if removed:
+            principal.require("rooms.manage", room)
+        left = await self._neighbours.elsewhere.leave(client_id, where, room, removed=removed)
+        if left is None:
+            raise _not_found(client_id)
+        return left
 
     async def disconnect(self, wish: DisconnectWish, principal: Principal) -> int:
         """Closes connections.
@@ -286,22 +353,36 @@ class RealtimeHub:
         Raises:
             InvalidArgumentError: Something is not allowed.
             PermissionDeniedError: The caller may not close one of them; then none is closed.
+            UnavailableError: Other nodes cannot be reached, where there are some; those of this
+                node are closed.
         """
         check_disconnect(wish)
         for user in wish.users:
             principal.require("connections.manage", user)
         chosen = dict.fromkeys(self._floor.directory.named(wish.clients))
-        for connection in chosen:
-            principal.require("connections.manage", connection.user)
+        named = [connection.user for connection in chosen]
+        here, elsewhere = self._floor.directory.connections, self._neighbours.elsewhere
+        found: Mapping[str, Whereabouts] = {}
+        problem: UnavailableError | None = None
+        try:
+            found = await elsewhere.find([each for each in wish.clients if each not in here])
+        except UnavailableError as error:
+            problem = error
+        for user in (*named, *(where.user for where in found.values())):
+            principal.require("connections.manage", user)
         for user in wish.users:
             chosen.update(dict.fromkeys(self._floor.directory.of_user(user)))
         metadata = {"reason": wish.reason, "reconnect": "true" if wish.reconnect else "false"}
         advice = "connect again" if wish.reconnect else "do not connect again by yourself"
         text = f"somebody closed the connection: {wish.reason or 'no reason given'}; {advice}"
+        closing = AbortedError("CONNECTION_CLOSED", text, metadata=metadata)
+        chosen = {each: None for each in chosen if each.ended is None}
         for connection in chosen:
-            self._floor.end(connection, AbortedError("CONNECTION_CLOSED", text, metadata=metadata))
+            self._floor.end(connection, closing)
         self._floor.settle()
-        return len(chosen)
+        if problem is not None:
+            raise problem
+        return len(chosen) + await elsewhere.end(found, wish.users, closing)
 
     async def list_rooms(self, query: RoomsQuery, principal: Principal) -> RoomsPage:
         """Lists the rooms that the caller may view.
@@ -310,7 +391,7 @@ class RealtimeHub:
             InvalidArgumentError: The page size or the token is not allowed.
             PermissionDeniedError: The caller may view none.
         """
-        return looking.list_rooms(self._floor, query, principal)
+        return await looking.list_rooms(self._floor, query, principal)
 
     async def get_room(self, query: RoomQuery, principal: Principal) -> RoomDetails:
         """Shows a room.
@@ -320,7 +401,7 @@ class RealtimeHub:
             PermissionDeniedError: The caller may not view it.
             NotFoundError: There is no such room.
         """
-        return looking.get_room(self._floor, query, principal)
+        return await looking.get_room(self._floor, query, principal)
 
     async def get_presence(self, query: PresenceQuery, principal: Principal) -> PresencePage:
         """Tells who is online.
@@ -329,7 +410,7 @@ class RealtimeHub:
             InvalidArgumentError: Too many users, or a page size or token that is not allowed.
             PermissionDeniedError: The caller may not see it.
         """
-        return looking.get_presence(self._floor, query, principal)
+        return await looking.get_presence(self._floor, query, principal)
 
     async def list_connections(
         self, query: ConnectionsQuery, principal: Principal
@@ -340,7 +421,7 @@ class RealtimeHub:
             InvalidArgumentError: The page size or the token is not allowed.
             PermissionDeniedError: The caller may not see them.
         """
-        return looking.list_connections(self._floor, query, principal)
+        return await looking.list_connections(self._floor, query, principal)
 
     def begin_shutdown(self) -> UnavailableError:
         """Takes nothing more, and ends every connection after what waits for it.
@@ -361,8 +442,8 @@ class RealtimeHub:
         return RealtimeStats(
             connections=Counter(each.transport.value for each in connections),
             users=len(directory.users),
-            rooms=looking.count_rooms(floor),
-            history_bytes=floor.histories.size,
+            rooms=self._count_rooms(),
+            history_bytes=self._neighbours.history_bytes,
             received=self._received,
             delivered=floor.delivered,
             replayed=floor.replayed,
@@ -371,63 +452,68 @@ class RealtimeHub:
             ended=dict(floor.ended),
         )
 
-    def _make_place(self, client_id: str, user: str) -> None:
-        """Ends the connection that has a name already, and sees to it that there are not too many.
+    def _count_rooms(self) -> int:
+        rooms = self._floor.directory.rooms
+        return len(rooms) + sum(name not in rooms for name in self._neighbours.history_names())
+
+    def _namesake(self, client_id: str, user: str) -> Connection | None:
+        """The connection of this node that has a name already.
 
         Raises:
             PermissionDeniedError: It is another user's.
-            ResourceExhaustedError: There are as many as there may be.
+            ResourceExhaustedError: There is none, and there are as many as there may be.
         """
-        other = self._floor.directory.connections.get(client_id)
+        connections = self._floor.directory.connections
+        other = connections.get(client_id)
         if other is not None:
             if other.user != user:
-                raise PermissionDeniedError(
-                    "PERMISSION_DENIED",
-                    f"{client_id!r} is the name of another user's connection; take another",
-                    metadata={"permission": "rooms.join", "resource": client_id},
-                )
-            text = f"another connection took the name {client_id!r}"
-            self._floor.end(other, AbortedError("CONNECTION_REPLACED", text))
-            return
+                raise another_users(client_id)
+            return other
         limit = self._limits.max_connections
-        if len(self._floor.directory.connections) >= limit:
+        if len(connections) >= limit:
             raise ResourceExhaustedError(
                 "LIMIT_REACHED",
                 f"there are {limit} connections already; raise WEBSOCKET_MAX_CONNECTIONS",
                 metadata={"limit": str(limit), "setting": "WEBSOCKET_MAX_CONNECTIONS"},
             )
+        return None
 
-    def _found(self, client_id: str) -> Connection:
-        connection = self._floor.directory.connections.get(client_id)
-        if connection is None:
-            raise NotFoundError(
-                "CONNECTION_NOT_FOUND", f"there is no connection named {client_id!r}"
-            )
-        return connection
+    async def _whereabouts(self, client_id: str) -> Whereabouts:
+        """Where a connection is that is not on this node.
 
-    def _sender(self, client_id: str, principal: Principal) -> Connection | None:
+        Raises:
+            NotFoundError: There is none.
+            UnavailableError: Nobody can tell.
+        """
+        where = (await self._neighbours.elsewhere.find([client_id])).get(client_id)
+        if where is None:
+            raise _not_found(client_id)
+        return where
+
+    async def _sender(self, client_id: str, principal: Principal) -> str:
+        """Whose the connection is in whose name a message is sent."""
         if not client_id:
-            return None
-        connection = self._found(client_id)
-        if principal.subject and connection.user != principal.subject:
+            return ""
+        connection = self._floor.directory.connections.get(client_id)
+        if connection is not None:
+            user = connection.user
+        else:
+            user = (await self._whereabouts(client_id)).user
+        if principal.subject and user != principal.subject:
             raise PermissionDeniedError(
                 "PERMISSION_DENIED",
                 f"the connection {client_id!r} is not of {principal.subject!r}",
                 metadata={"permission": "messaging.broadcast", "resource": client_id},
             )
-        return connection
+        return user
 
     def _check_open(self) -> None:
         if self._floor.stopping:
             raise _shutting_down()
 
 
-def _too_many_rooms() -> ResourceExhaustedError:
-    return ResourceExhaustedError(
-        "LIMIT_REACHED",
-        f"a connection stands in at most {MAX_ROOMS} rooms; leave one, or open another connection",
-        metadata={"limit": str(MAX_ROOMS)},
-    )
+def _not_found(client_id: str) -> NotFoundError:
+    return NotFoundError("CONNECTION_NOT_FOUND", f"there is no connection named {client_id!r}")
 
 
 def _shutting_down() -> UnavailableError:

@@ -62,9 +62,7 @@ class Gathering:
             )
             if joined or left:
                 room = self.room
-                self._notice = PresenceNotice(
-                    room.name, joined, left, len(room.members), len(room.users)
-                )
+                self._notice = PresenceNotice(room.name, joined, left, *room.counts)
         return self._notice
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.names import SortedNames
 from switchboard_server.core.realtime.notices import Gathering
+
+
+class Totals(NamedTuple):
+    """How many stand in a room on all nodes.
+
+    Args:
+        version: Grows with every change.
+        connections: Connections that stand in it.
+        users: Users who do.
+    """
+
+    version: int
+    connections: int
+    users: int
 
 
 class Room:
@@ -24,9 +39,19 @@ class Room:
         users: How many connections each user has in it.
         watchers: The members who want to hear of others.
         gathering: What has changed since the watchers were told; None: nothing.
+        totals: Who stands in it on all nodes, as was told last; None: only this node is known.
     """
 
-    __slots__ = ("create_time_ns", "gathering", "members", "name", "policy", "users", "watchers")
+    __slots__ = (
+        "create_time_ns",
+        "gathering",
+        "members",
+        "name",
+        "policy",
+        "totals",
+        "users",
+        "watchers",
+    )
 
     def __init__(self, name: str, policy: HistoryPolicy | None, create_time_ns: int) -> None:
         self.name = name
@@ -36,6 +61,20 @@ class Room:
         self.users: dict[str, int] = {}
         self.watchers: dict[Connection, None] = {}
         self.gathering: Gathering | None = None
+        self.totals: Totals | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Connections and users that stand in it, on all nodes as far as is known."""
+        totals = self.totals
+        if totals is None:
+            return len(self.members), len(self.users)
+        return totals.connections, totals.users
+
+    def heard(self, totals: Totals | None) -> None:
+        """Takes note of who stands there on all nodes, unless something newer is known."""
+        if totals is not None and (self.totals is None or totals.version > self.totals.version):
+            self.totals = totals
 
     def add(self, connection: Connection, join_time_ns: int) -> Member:
         """Has a connection stand in the room."""

@@ -37,6 +37,25 @@ class JoinResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomFacts:
+    """What is known of a room on all nodes.
+
+    Args:
+        connections: Connections that stand in it.
+        users: Users who do.
+        position: Place of the latest message.
+        history_length: Messages in its history.
+        create_time_ns: When it was made, Unix time in nanoseconds.
+    """
+
+    connections: int
+    users: int
+    position: Position
+    history_length: int
+    create_time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoomView:
     """A room as it is now.
 
