@@ -1,0 +1,216 @@
+"""A stream that the holder of a seat writes, and reads to know what stands there.
+
+A confirm says that a message is in the stream. It does not say that nobody had taken the seat
+before it came there: only who reads the stream knows. So what is written is answered when it has
+been read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import IntEnum
+
+import msgspec
+from aiormq.abc import DeliveredMessage
+
+from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.link import Link
+from switchboard_server.backends.rabbitmq.seat import Term
+from switchboard_server.backends.rabbitmq.waiting import answered, unavailable
+
+READ_SECONDS = 15.0
+"""How long what was written may take to be read."""
+_PREFETCH = 200
+
+_logger = logging.getLogger(__name__)
+
+
+class Kind(IntEnum):
+    """What an entry is."""
+
+    TERM = 0
+    """Somebody has taken the seat: what another writes after this does not count."""
+    RECORDS = 1
+    """What the journal keeps."""
+    INTENT = 2
+    """A stream of this name is going to be made."""
+    POINT = 3
+    """The journal is in the stream of this name."""
+    GONE = 4
+    """The stream of this name has been removed."""
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """A message of a stream.
+
+    Args:
+        kind: What it is.
+        epoch: Term of who wrote it; 0 in a term entry that is the first of its term, and whose
+            place in the stream is what numbers the term.
+        nonce: `Term.nonce` of who wrote it.
+        number: Of the entry in its term and stream.
+        name: Of a stream.
+        records: What the journal keeps, in order.
+    """
+
+    kind: int
+    epoch: int
+    nonce: str
+    number: int
+    name: str = ""
+    records: list[bytes] = []
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class Fence:
+    """Tells what counts in a stream. All who read it from its beginning come to the same answer."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        """The latest term that has begun."""
+
+    def counts(self, entry: Entry, offset: int) -> bool:
+        """Takes the next entry.
+
+        Args:
+            entry: The entry.
+            offset: Its place in the stream.
+
+        Returns:
+            Whether it counts: no later term had begun before it.
+        """
+        if not self.epoch and offset:
+            # What came before is not retained; it began with the term of what is.
+            self.epoch = entry.epoch
+        if entry.kind != Kind.TERM:
+            return entry.epoch == self.epoch
+        epoch = entry.epoch or offset + 1
+        self.epoch = max(self.epoch, epoch)
+        return epoch == self.epoch
+
+
+Reader = Callable[[Entry, int], None]
+"""Takes each entry that counts, with its place in the stream."""
+
+
+class Track:
+    """One stream, written and read in a term.
+
+    Args:
+        link: For the channel that reads; what is written goes through the term's own.
+        term: The term. It ends where reading fails, or when a later one has begun.
+        queue: Name of the stream, which exists.
+        read: Takes each entry that counts.
+    """
+
+    def __init__(self, link: Link, term: Term, queue: str, read: Reader) -> None:
+        self.queue = queue
+        self.size = 0
+        """Bytes that have been read of it."""
+        self._link = link
+        self._term = term
+        self._read = read
+        self._fence = Fence()
+        self._numbers = 0
+        self._written: dict[int, asyncio.Future[int]] = {}
+        self._channel: Channel | None = None
+        self._unacknowledged = 0
+        self._acks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Begins to read from the beginning."""
+        self._channel = await self._link.channel(prefetch=_PREFETCH)
+        self._channel.on_end(self._ended)
+        await self._channel.consume(
+            self.queue, self._receive, arguments={"x-stream-offset": "first"}
+        )
+
+    def write(
+        self, kind: Kind, *, name: str = "", records: list[bytes] | None = None
+    ) -> asyncio.Future[int]:
+        """Writes an entry, after those before it.
+
+        Returns:
+            Answers with its place in the stream when it has been read, and counts. Fails with
+            UnavailableError where it does not count, or nobody knows; then the term has ended.
+        """
+        self._numbers += 1
+        number = self._numbers
+        entry = Entry(kind, self._term.epoch, self._term.nonce, number, name, records or [])
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._written[number] = outcome
+        sending = self._term.publish(
+            "", self.queue, _encoder.encode(entry), Properties(delivery_mode=2), mandatory=True
+        )
+        sending.add_done_callback(lambda done: self._sent(number, done))
+        return outcome
+
+    async def written(self, kind: Kind, *, name: str = "") -> int:
+        """Writes an entry and waits until it has been read. See `write`."""
+        return await answered(self.write(kind, name=name), f"writing to {self.queue}", READ_SECONDS)
+
+    async def close(self) -> None:
+        """Stops reading. What has not been read fails."""
+        channel, self._channel = self._channel, None
+        self._fail("the journal was closed")
+        if channel is not None:
+            await channel.close()
+
+    def _sent(self, number: int, sending: "asyncio.Future[None]") -> None:
+        error = sending.exception()
+        if error is not None and number in self._written:
+            # What comes after it may be there, so that the stream is not what it should be.
+            self._term.end(f"{self.queue}: {error}")
+            self._fail(str(error))
+
+    def _receive(self, message: DeliveredMessage) -> None:
+        self._acknowledge(message)
+        offset = int(message.header.properties.headers["x-stream-offset"])  # type: ignore[index, arg-type]
+        self.size += len(message.body)
+        try:
+            entry = _decoder.decode(message.body)
+        except msgspec.MsgspecError:
+            _logger.exception("entry %d of %s cannot be read", offset, self.queue)
+            return
+        counts = self._fence.counts(entry, offset)
+        if counts:
+            self._read(entry, offset)
+        mine = entry.nonce == self._term.nonce
+        if mine and (outcome := self._written.pop(entry.number, None)) and not outcome.done():
+            if counts:
+                outcome.set_result(offset)
+            else:
+                outcome.set_exception(unavailable(f"another node has taken {self._term.seat}"))
+        if self._term.epoch and self._fence.epoch > self._term.epoch:
+            self._term.end("another node has taken it")
+
+    def _acknowledge(self, message: DeliveredMessage) -> None:
+        self._unacknowledged += 1
+        if self._unacknowledged < _PREFETCH // 2 or self._channel is None:
+            return
+        self._unacknowledged = 0
+        work = self._channel.acknowledge(message.delivery_tag or 0, multiple=True)
+        task = asyncio.create_task(work)
+        self._acks.add(task)
+        task.add_done_callback(self._acknowledged)
+
+    def _acknowledged(self, task: "asyncio.Task[None]") -> None:
+        self._acks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The channel has ended, which is told elsewhere.
+            _logger.debug("%s: %s", self.queue, error)
+
+    def _ended(self) -> None:
+        if self._channel is not None:
+            self._term.end(f"{self.queue} cannot be read: {self._channel.reason}")
+        self._fail("the journal cannot be read")
+
+    def _fail(self, text: str) -> None:
+        written, self._written = self._written, {}
+        for outcome in written.values():
+            if not outcome.done():
+                outcome.set_exception(unavailable(text))
+                outcome.exception()
