@@ -24,6 +24,8 @@ MOST_PATIENCE_SECONDS = 600.0
 """The same for a node that did not take it when it could."""
 PASS_SECONDS = 5.0
 """Who passes a seat on and gets it again within this time keeps it: the other does not want it."""
+LEAVE_SECONDS = 5.0
+"""How long a holder that makes way may go on working."""
 DRAIN_SECONDS = 2.0
 """How long a holder that makes way waits for the confirms of what it has published."""
 _BALANCE_SECONDS = 2.0
@@ -56,6 +58,8 @@ class Term:
         """Set when this node does not hold the seat any more."""
         self.reason = ""
         """Why not."""
+        self.is_open = False
+        """Whether it has been taken, and requests to the seat come here."""
         self._listeners: list[Callable[[], None]] = []
         channel.on_end(lambda: self.end(channel.reason))
 
@@ -98,6 +102,7 @@ class Term:
 
 
 Taken = Callable[[Term], Awaitable[None]]
+Leaving = Callable[[Term], Awaitable[None]]
 Lost = Callable[[Term], Awaitable[None]]
 
 
@@ -117,12 +122,22 @@ class Seat:
         taken: Does what a holder has to do first, and sets `Term.epoch`. When it returns, all nodes
             learn that this one holds the seat, and requests to it come here. If it raises, the seat
             is given up. Cancelled if the term ends meanwhile.
+        leaving: Called before this node gives the seat up of its own accord, while it can still
+            publish, and after the last request to the seat has come. May take LEAVE_SECONDS.
         lost: Called once for each call of `taken`, after that has ended and the term too. Until it
             returns, this node does not stand for the seat.
     """
 
     def __init__(
-        self, link: Link, topology: Topology, peers: Peers, name: str, *, taken: Taken, lost: Lost
+        self,
+        link: Link,
+        topology: Topology,
+        peers: Peers,
+        name: str,
+        *,
+        taken: Taken,
+        lost: Lost,
+        leaving: Leaving | None = None,
     ) -> None:
         self.name = name
         self.term: Term | None = None
@@ -132,6 +147,7 @@ class Seat:
         self._peers = peers
         self._taken = taken
         self._lost = lost
+        self._leaving = leaving
         self._task: asyncio.Task[None] | None = None
         self._handing_over: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
@@ -156,6 +172,8 @@ class Seat:
         if self._unwatch is not None:
             self._unwatch()
         self._peers.withdraw(self.name)
+        if self.term is not None:
+            await self._leave(self.term, "this node makes way")
         task.cancel()
         await asyncio.wait([task])
         if self._handing_over is not None:
@@ -223,14 +241,29 @@ class Seat:
             return
         self._failures.reset()
         _logger.info("%s is held here, term %d", self.name, term.epoch)
+        term.is_open = True
         self._peers.hold(self.name, term.epoch)
         while True:
             await asyncio.sleep(_BALANCE_SECONDS)
             better = self._better()
             if better is not None and self._age(better) >= self._patience:
                 self._patience = min(2 * self._patience, MOST_PATIENCE_SECONDS)
-                term.end(f"node {better} should hold it")
+                await self._leave(term, f"node {better} should hold it")
                 return
+
+    async def _leave(self, term: Term, reason: str) -> None:
+        """Gives the seat up while it is held."""
+        self._peers.release(self.name)
+        if term.is_open and self._leaving is not None and not term.ended.is_set():
+            term.is_open = False
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._leaving(term)
+            except TimeoutError:
+                _logger.warning("giving up %s took too long", self.name)
+            except Exception:
+                _logger.exception("giving up %s failed", self.name)
+        term.end(reason)
 
     async def _first_token(self, channel: Channel, tokens: "asyncio.Queue[int]") -> int:
         """Waits for a token, and sees to it that there is one."""
