@@ -84,6 +84,8 @@ class XdsService(grpc.GenericRpcHandler):
         await self._catalog.close()
 
     async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        # A client that is told of no endpoints loses those that it has.
+        self._registry.admit_readers()
         stream = _Stream(self, self._catalog, context)
         self._streams[stream] = None
         self._metrics.streams += 1

@@ -28,12 +28,18 @@ class Announcer:
     Args:
         history: The changes.
         publish: Publishes them.
+        after: Revision after which to begin; None: the history's last.
+
+    Attributes:
+        position: All up to this revision is announced.
+        lost: How many changes could not be.
     """
 
-    def __init__(self, history: History, publish: Publish) -> None:
+    def __init__(self, history: History, publish: Publish, after: int | None = None) -> None:
         self._history = history
         self._publish = publish
-        self._position = history.last
+        self.position = history.last if after is None else after
+        self._left: list[Change] = []
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -45,6 +51,12 @@ class Announcer:
         self._settled.clear()
         self._changed.set()
 
+    def begin_anew(self, revision: int) -> None:
+        """Goes on from another revision, because the history is about to; keeps what waits."""
+        self._left += self._history.after(max(self.position, self._history.oldest)) or []
+        self.position = revision
+        self.wake()
+
     async def settle(self, seconds: float) -> None:
         """Waits until all changes are announced, or so long."""
         try:
@@ -53,7 +65,7 @@ class Announcer:
         except TimeoutError:
             _logger.warning(
                 "changes of the registry were not published",
-                extra={"changes": self._history.last - self._position},
+                extra={"changes": self._history.last - self.position},
             )
 
     async def close(self) -> None:
@@ -65,19 +77,31 @@ class Announcer:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._position < self._history.last:
+            while self._left or self.position < self._history.last:
                 await self._announce()
             self._settled.set()
 
     async def _announce(self) -> None:
+        if self._left:
+            if await self._told(self._left[:MOST]):
+                del self._left[:MOST]
+            return
         oldest = self._history.oldest
-        if self._position < oldest:
-            self.lost += oldest - self._position
-            self._position = oldest
-        changes = (self._history.after(self._position) or [])[:MOST]
+        if self.position < oldest:
+            self.lost += oldest - self.position
+            self.position = oldest
+        changes = (self._history.after(self.position) or [])[:MOST]
+        if changes and await self._told(changes):
+            # Unless it has begun anew meanwhile.
+            self.position = max(self.position, changes[-1].revision)
+
+    async def _told(self, changes: Sequence[Change]) -> bool:
+        """Whether they could be published; waits a moment where not."""
+        news = [each for each in changes if not each.quiet]
         try:
-            await self._publish(changes)
+            if news:
+                await self._publish(news)
         except (UnavailableError, ResourceExhaustedError):
             await asyncio.sleep(RETRY_SECONDS)
-        else:
-            self._position = changes[-1].revision
+            return False
+        return True

@@ -116,18 +116,24 @@ class Entry:
         if self.holder is None:
             self.leased = self.target is None
 
-    def judge(self, verdict: Verdict) -> None:
-        """Takes in what a check found; the status follows when it was found often enough."""
+    def weigh(self, verdict: Verdict) -> bool:
+        """Counts what a check found.
+
+        Returns:
+            Whether it was found often enough for the status to follow.
+        """
         check = self.instance.spec.check
         if verdict.status is Status.UNHEALTHY:
             self.passes = 0
             self.failures += 1
-            reached = self.failures >= check.unhealthy_threshold
-        else:
-            self.failures = 0
-            self.passes = self.passes + 1 if verdict.status is Status.SERVING else 0
-            reached = verdict.status is Status.NOT_SERVING or self.passes >= check.healthy_threshold
-        if reached and verdict.status is not self.checked.status:
+            return self.failures >= check.unhealthy_threshold
+        self.failures = 0
+        self.passes = self.passes + 1 if verdict.status is Status.SERVING else 0
+        return verdict.status is Status.NOT_SERVING or self.passes >= check.healthy_threshold
+
+    def judge(self, verdict: Verdict) -> None:
+        """Takes in what a check found; the status follows when it was found often enough."""
+        if self.weigh(verdict) and verdict.status is not self.checked.status:
             self.checked = verdict
 
     @property

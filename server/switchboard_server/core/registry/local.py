@@ -71,6 +71,9 @@ class LocalRegistry(Registry):
             self._checker.begin(entry, scattered=True)
         self._sweeper.arm()
 
+    def admit_readers(self) -> None:
+        """See `Registry.admit_readers`: all is known since `open`."""
+
     async def register(
         self, registration: Registration, principal: Principal = ANONYMOUS
     ) -> tuple[Entry, bool]:

@@ -179,6 +179,7 @@ class Change:
         previous: The status before; None: it was not there.
         cause: Why it was removed; None: it is there.
         at: When, in seconds of the monotonic clock.
+        quiet: Nothing has happened to the instance: a cluster only wrote down again what it knew.
     """
 
     revision: int
@@ -187,6 +188,7 @@ class Change:
     previous: Status | None
     cause: RemovalCause | None
     at: float
+    quiet: bool = False
     encoded: dict[RemovalCause | None, bytes] = field(default_factory=dict, repr=False)
     """What the wire made of it, by the cause that is shown."""
 

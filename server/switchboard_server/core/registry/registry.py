@@ -111,6 +111,14 @@ class Registry(ABC):
         return Moment(self._loop.time(), self._clock())
 
     @abstractmethod
+    def admit_readers(self) -> None:
+        """Checks that what is asked can be answered.
+
+        Raises:
+            UnavailableError: It is not known yet who is registered.
+        """
+
+    @abstractmethod
     async def register(
         self, registration: Registration, principal: Principal = ANONYMOUS
     ) -> tuple[Entry, bool]:
@@ -418,13 +426,17 @@ class Registry(ABC):
         if change.cause is not None:
             self._removed[change.cause] += 1
         self._watchers.changed(change)
+        if self._announcer is not None:
+            self._announcer.wake()
+        self._tell_followers(change, entry)
+
+    def _tell_followers(self, change: Change, entry: Entry) -> None:
+        """Tells of a change whoever goes by how things are, and not by revisions."""
         if isinstance(entry.holder, Lease):
             if change.cause is None:
                 entry.holder.changed()
             else:
                 entry.holder.end(no_instance(change.key))
-        if self._announcer is not None:
-            self._announcer.wake()
         for follower in list(self._listeners):
             follower(change)
         drained = change.previous is Status.DRAINING

@@ -7,7 +7,7 @@ forgets them all and begins anew with a snapshot.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from switchboard_server.core.errors import SwitchboardError, invalid_field
@@ -96,6 +96,17 @@ class History:
         """The lowest revision to go on after."""
         return self._changes[0].revision - 1 if self._changes else self.last
 
+    def begin(self, revision: int, changes: Iterable[Change] = ()) -> None:
+        """Forgets everything, and goes on from a revision.
+
+        Args:
+            revision: The registry's revision.
+            changes: What led there, one for each revision.
+        """
+        self._changes.clear()
+        self._changes.extend(changes)
+        self.last = revision
+
     def add(self, change: Change) -> None:
         """Takes the next change."""
         self._changes.append(change)
@@ -163,6 +174,17 @@ class Watchers:
             for length in range(len(name) + 1):
                 for watcher in self._prefixes.get(name[:length], ()):
                     watcher.offer(change)
+
+    def begin(self, revision: int, changes: Iterable[Change] = ()) -> None:
+        """Has every watcher begin anew, because what led here is not known.
+
+        Args:
+            revision: The registry's revision.
+            changes: The last ones that are known.
+        """
+        self.history.begin(revision, changes)
+        for watcher in self._all:
+            watcher.compact()
 
     def matching(self, patterns: Sequence[str]) -> list[Entry]:
         """The instances of services that patterns match."""
@@ -248,9 +270,14 @@ class Watcher:
         self._pending.pop(change.key, None)
         self._pending[change.key] = change
         if len(self._pending) > MAX_PENDING:
-            self._pending.clear()
-            self._compacted = True
-            self._hub.compactions += 1
+            self.compact()
+        self._wake()
+
+    def compact(self) -> None:
+        """Begins anew with a snapshot."""
+        self._pending.clear()
+        self._compacted = True
+        self._hub.compactions += 1
         self._wake()
 
     def end(self, error: SwitchboardError) -> None:
