@@ -14,6 +14,7 @@ from switchboard_server.core.registry.entries import Declared, Entry, Verdict
 from switchboard_server.core.registry.model import (
     Change,
     Instance,
+    Key,
     Moment,
     Registration,
     RemovalCause,
@@ -80,24 +81,10 @@ class Directory(Roster):
         entry = self.find(spec.key)
         if entry is None:
             if self.size >= self._max_instances:
-                raise ResourceExhaustedError(
-                    "LIMIT_REACHED",
-                    f"there are {self._max_instances} instances already; "
-                    f"raise {SETTING_MAX_INSTANCES}",
-                    metadata={
-                        "limit": str(self._max_instances),
-                        "setting": SETTING_MAX_INSTANCES,
-                    },
-                )
+                raise too_many(self._max_instances)
             return
         if self._stands(entry, now) and entry.instance.spec.address != spec.address:
-            address = entry.instance.spec.address
-            raise AlreadyExistsError(
-                "INSTANCE_CONFLICT",
-                f"{spec.key} is registered at {address}; deregister it there, "
-                "or register with another instance_id",
-                metadata={"address": address},
-            )
+            raise conflict(spec.key, entry.instance.spec.address)
 
     def put(self, spec: Registration, registrant: str, now: Moment) -> tuple[Entry, bool]:
         """Registers an instance, or renews its registration.
@@ -314,3 +301,22 @@ class Directory(Roster):
         if entry.deadline < entry.armed and entry not in self._overdue:
             entry.armed = entry.deadline
             heapq.heappush(self._heap, (entry.armed, next(self._numbers), entry))
+
+
+def conflict(key: Key, address: str) -> AlreadyExistsError:
+    """The error for an instance whose id stands at another address."""
+    return AlreadyExistsError(
+        "INSTANCE_CONFLICT",
+        f"{key} is registered at {address}; deregister it there, "
+        "or register with another instance_id",
+        metadata={"address": address},
+    )
+
+
+def too_many(limit: int) -> ResourceExhaustedError:
+    """The error for one instance more than there may be."""
+    return ResourceExhaustedError(
+        "LIMIT_REACHED",
+        f"there are {limit} instances already; raise {SETTING_MAX_INSTANCES}",
+        metadata={"limit": str(limit), "setting": SETTING_MAX_INSTANCES},
+    )
