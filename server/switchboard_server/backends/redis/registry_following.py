@@ -34,6 +34,8 @@ TICK_SECONDS = 0.5
 """How often a node says that it lives, and sees what has run out."""
 PAUSE_SECONDS = 0.2
 """How long to wait after a failure, while Redis can be used."""
+DEFECT_SECONDS = 2.0
+"""How long to wait after a failure that should not be."""
 OPEN_SECONDS = 5.0
 """How long a start waits for the registry to be loaded."""
 PAGE = 500
@@ -146,6 +148,12 @@ class Follower:
                 if self._link.up:
                     self._handler.reported(f"the registry in Redis cannot be used: {error}")
                     await asyncio.sleep(PAUSE_SECONDS)
+            except Exception as error:
+                # A defect, such as something in Redis that is not of this version's making. Nobody
+                # is served better by a node that follows no more.
+                _logger.exception("following the registry has failed; trying again")
+                self._handler.reported(f"the registry in Redis cannot be followed: {error!r}")
+                await asyncio.sleep(DEFECT_SECONDS)
 
     async def _enter(self) -> None:
         """Comes to know everything, and joins the others."""

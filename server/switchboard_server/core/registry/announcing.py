@@ -51,10 +51,15 @@ class Announcer:
         self._settled.clear()
         self._changed.set()
 
-    def begin_anew(self, revision: int) -> None:
-        """Goes on from another revision, because the history is about to; keeps what waits."""
-        self._left += self._history.after(max(self.position, self._history.oldest)) or []
-        self.position = revision
+    def begin_anew(self, oldest: int) -> None:
+        """Goes on in another history, which is about to take the place of this one.
+
+        Args:
+            oldest: The lowest revision after which it knows everything.
+        """
+        missed = self._history.after(max(self.position, self._history.oldest)) or []
+        self._left += [change for change in missed if change.revision <= oldest]
+        self.position = max(self.position, oldest)
         self.wake()
 
     async def settle(self, seconds: float) -> None:

@@ -219,7 +219,7 @@ class SharedRegistry(Registry):
         """See `SharedHandler.loaded`."""
         now = self.now()
         if self._announcer is not None:
-            self._announcer.begin_anew(revision)
+            self._announcer.begin_anew(changes[0].revision - 1 if changes else revision)
         differences = self._replica.load(revision, records, now)
         known = [self._replica.told(each, now) for each in changes]
         self._watchers.begin(revision, known)
