@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from switchboard_server.backends.clocks import Alarm, LogTime
 from switchboard_server.backends.embedded.store import Commit, Due, GroupWork, Store, StoreError
-from switchboard_server.backends.embedded.timing import Alarm, LogTime
 from switchboard_server.backends.embedded.waiting import Waiting, commit_of, fail, shutting_down
 from switchboard_server.backends.embedded.worker import Inline, Thread, Worker
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock

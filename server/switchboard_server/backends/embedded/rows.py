@@ -3,13 +3,13 @@
 from __future__ import annotations  # array[int] is for type checkers only
 
 import json
-import sys
 import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any
 
+from switchboard_server.backends.arrays import from_little, to_little
 from switchboard_server.core.filters import Route
 from switchboard_server.core.ports import RecentId
 from switchboard_server.core.records import Batch, Drafts, Extra
@@ -33,8 +33,8 @@ def from_batch(batch: Batch) -> Row:
         if column := getattr(batch, name):
             header[name] = column
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
-    ends = _little(batch.ends)
-    route_of = None if batch.route_of is None else _little(batch.route_of)
+    ends = to_little(batch.ends)
+    route_of = None if batch.route_of is None else to_little(batch.route_of)
     crc = _crc(text, ends, route_of, batch.frames)
     frames = batch.frames
     size = ROW_BYTES + len(text) + len(ends) + len(route_of or b"") + len(frames)
@@ -60,9 +60,9 @@ def to_batch(row: Row) -> Batch | None:
         first=first,
         time_ns=time_ns,
         frames=frames,
-        ends=_array("I", ends),
+        ends=from_little("I", ends),
         routes=tuple(Route(*route) for route in header["routes"]),
-        route_of=None if route_of is None else _array("H", route_of),
+        route_of=None if route_of is None else from_little("H", route_of),
         **{
             name: {int(index): value for index, value in header[name].items()}
             for name in ("ids", "attributes", "ordering_keys", "expiries")
@@ -77,7 +77,7 @@ def recent_ids(
     """The ids that the publishers of a batch's events gave."""
     try:
         header = json.loads(text)
-        numbers = array("H", bytes(2 * count)) if route_of is None else _array("H", route_of)
+        numbers = array("H", bytes(2 * count)) if route_of is None else from_little("H", route_of)
         return [
             RecentId(header["routes"][numbers[int(index)]][1], each, first + int(index), time_ns)
             for index, each in header.get("ids", {}).items()
@@ -136,17 +136,3 @@ def _crc(text: str, ends: bytes, route_of: bytes | None, frames: bytes) -> int:
 
 def _scheduled_crc(due_ns: int, accepted_ns: int, text: str, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(text.encode(), zlib.crc32(b"%d %d" % (due_ns, accepted_ns))))
-
-
-def _little(numbers: array[int]) -> bytes:
-    if sys.byteorder == "big":
-        numbers = array(numbers.typecode, numbers)
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
-def _array(typecode: str, data: bytes) -> array[int]:
-    numbers = array(typecode, data)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers

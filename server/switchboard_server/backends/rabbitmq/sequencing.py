@@ -1,0 +1,419 @@
+"""Numbers events and writes them to the stream, while this node holds the seat for it."""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from switchboard_server.backends.clocks import LogTime
+from switchboard_server.backends.rabbitmq.channel import Properties
+from switchboard_server.backends.rabbitmq.place import Place
+from switchboard_server.backends.rabbitmq.records import (
+    CONTENT_TYPE,
+    EVENTS,
+    MARKER_CONTENT_TYPE,
+    TERM,
+    VERSION,
+    Answers,
+    Columns,
+    Marker,
+    encode_marker,
+    encode_record,
+    types_of,
+)
+from switchboard_server.backends.rabbitmq.seat import Term
+from switchboard_server.backends.rabbitmq.topology import Topology
+from switchboard_server.backends.rabbitmq.waiting import unavailable
+from switchboard_server.core.clock import Clock
+from switchboard_server.core.idempotency import Key
+from switchboard_server.core.records import Batch, Codec, Drafts, build_batches
+
+IN_FLIGHT = 6
+"""Records on their way to the broker while others gather."""
+RECORD_BYTES = 256 * 1024
+"""A record takes no further call once it holds so many bytes; while others are on their way it
+waits for so many, or for as many events as it may hold."""
+RECORD_TYPES = 64
+"""A record takes no further call once it holds events of so many types."""
+GATHER_TURNS = 16
+"""Most turns of the loop for which a record waits while more arrives in each of them."""
+TERM_SECONDS = 20.0
+"""How long the marker of a term may take until it is read."""
+REMEMBERED = 100_000
+"""Requests of a node that are known again when they are sent twice."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Entry:
+    """Events that are to be numbered.
+
+    Args:
+        node: Id of the node whose request it is; empty: they were scheduled, or come from another
+            program.
+        number: Number of the request.
+        drafts: The events.
+        settle: Takes the answer where nothing is stored, for all are duplicates.
+        fail: Takes the defect that keeps it from being stored.
+        released: Numbers of the scheduled events that these are.
+
+    Attributes:
+        size: Bytes of the events.
+        duplicates: Which of them were accepted before.
+    """
+
+    node: str
+    number: int
+    drafts: Drafts
+    settle: Callable[[Mapping[int, int]], None]
+    fail: Callable[[Exception], None]
+    released: Sequence[int] = ()
+    size: int = field(init=False)
+    duplicates: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Measures it."""
+        self.size = self.drafts.size()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A record that has not been read yet."""
+
+    first: int
+    batches: list[Batch]
+    keys: list[Key]
+
+
+class Known(Protocol):
+    """Tells which events were accepted before; see `LogListener.known`."""
+
+    def __call__(self, drafts: Drafts) -> Mapping[int, int]:
+        """By index, the sequences of those events."""
+
+
+class Sequencer:
+    """Numbers events in the order in which it is given them, and writes them as records.
+
+    Gathers by load: what waits while records are on their way goes into the next, and a lone event
+    goes at once.
+
+    Args:
+        topology: The names.
+        place: How far the log has been read here, which is how far it goes when a term begins.
+        codec: How events look as bytes.
+        clock: Unix time in nanoseconds.
+        batch_size: Events that a record holds at most, unless one call has more.
+        known: Tells which events were accepted before.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        place: Place,
+        codec: Codec,
+        clock: Clock,
+        *,
+        batch_size: int,
+        known: Known,
+    ) -> None:
+        self._topology = topology
+        self._place = place
+        self._codec = codec
+        self._clock = clock
+        self._batch_size = batch_size
+        self._known = known
+        self._loop = asyncio.get_running_loop()
+        self._marker: asyncio.Future[None] | None = None
+        self.term: Term | None = None
+        """The term in which it numbers; None: it does not."""
+        self.epoch = 0
+        """What records of this term say."""
+        self._idle: asyncio.Future[None] = self._loop.create_future()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waiting: deque[Entry] = deque()
+        self._events = self._bytes = self._in_flight = 0
+        self._gathering = False
+        self._next = 0
+        self._sent: deque[_Sent] = deque()
+        self._keys: dict[Key, int] = {}
+        self._seen: dict[str, dict[int, None]] = {}
+        if not self._idle.done():
+            self._idle.set_result(None)
+
+    async def begin(self, term: Term) -> None:
+        """Begins to number.
+
+        Returns when all that was written before is known to be read, and nothing that earlier
+        terms write will count any more.
+
+        Raises:
+            UnavailableError: It cannot, or another node began at the same moment.
+        """
+        place = self._place
+        epoch = place.epoch + 1
+        term.epoch = term.epoch or epoch
+        log_id = place.log_id or secrets.token_hex(4)
+        marker = Marker(VERSION, log_id, epoch, term.nonce, place.last, place.time_ns, term.epoch)
+        self._marker = self._loop.create_future()
+        try:
+            await self._publish_marker(term, marker)
+            async with asyncio.timeout(TERM_SECONDS):
+                await self._marker
+        except TimeoutError:
+            raise unavailable(f"the marker of term {epoch} was not read") from None
+        finally:
+            self._marker = None
+        if (place.epoch, place.nonce) != (epoch, term.nonce):
+            raise unavailable(f"another node began term {place.epoch}")
+        self._reset()
+        self._next = place.last + 1
+        self._time = LogTime(self._clock, place.time_ns)
+        self.epoch = epoch
+        self.term = term
+        _logger.info("events are numbered here from %d on, term %d", self._next, epoch)
+
+    async def drained(self) -> None:
+        """Waits until all that it was given has been read back."""
+        while self.term is not None and (self._waiting or self._sent):
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    def end(self) -> None:
+        """Numbers no more. Those whose requests wait send them to the next."""
+        self.term = None
+        self._reset()
+
+    def marked(self, marker: Marker) -> None:
+        """Takes notice that a marker was read, whatever it did."""
+        if self._marker is not None and not self._marker.done():
+            self._marker.set_result(None)
+        begun = self._place.nonce == marker.nonce
+        if self.term is not None and begun and marker.nonce != self.term.nonce:
+            self.term.end(f"another node began term {marker.epoch}")
+
+    def rise(self, last: int) -> None:
+        """Goes on after a sequence at least, since some node has read so far in a lost stream."""
+        term = self.term
+        if term is not None and last >= self._next:
+            self._next = last + 1
+            self._publish_marker(
+                term,
+                Marker(
+                    VERSION,
+                    self._place.log_id,
+                    self.epoch,
+                    term.nonce,
+                    last,
+                    self._time.now(),
+                    term.epoch,
+                ),
+            )
+
+    def add(self, entry: Entry) -> None:
+        """Takes events to number; a request that it has had already is passed over."""
+        if entry.node:
+            seen = self._seen.setdefault(entry.node, {})
+            if entry.number in seen:
+                return
+            seen[entry.number] = None
+            if len(seen) > REMEMBERED:
+                del seen[next(iter(seen))]
+        self._waiting.append(entry)
+        self._events += len(entry.drafts)
+        self._bytes += entry.size
+        if not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._gather, 0, 0)
+
+    def own(self, columns: Columns) -> list[Batch] | None:
+        """The batches of a record that this node wrote in this term and that was just read."""
+        if self.term is None or columns.epoch != self.epoch or not self._sent:
+            return None
+        sent = self._sent[0]
+        if sent.first != columns.first:
+            return None
+        self._sent.popleft()
+        return sent.batches
+
+    def learned(self, columns: Columns) -> None:
+        """Takes notice that the listener knows of a record."""
+        if self.term is None:
+            return
+        if not (self._waiting or self._sent or self._idle.done()):
+            self._idle.set_result(None)
+        for batch in columns.batches if self._keys else ():
+            for index, each in batch.ids.items():
+                route = batch.routes[_number(batch.route_of, index)]
+                self._keys.pop((route.source_service, each), None)
+
+    def missed(self, columns: Columns) -> None:
+        """Takes notice that a record does not count, which was this term's: one before is lost."""
+        if self.term is not None and columns.epoch == self.epoch:
+            self.term.end("a record was lost on its way into the log")
+
+    def _gather(self, turns: int, seen: int) -> None:
+        """Waits while every turn of the loop brings more, as long as nothing is on its way."""
+        if self.term is None:
+            return
+        waiting = len(self._waiting)
+        more = waiting > seen or not turns
+        if more and turns < GATHER_TURNS and not self._full() and not self._in_flight:
+            self._loop.call_soon(self._gather, turns + 1, waiting)
+            return
+        self._gathering = False
+        self._pump()
+
+    def _full(self) -> bool:
+        return self._events >= self._batch_size or self._bytes >= RECORD_BYTES
+
+    def _pump(self) -> None:
+        while (
+            self.term is not None
+            and self._waiting
+            and self._in_flight < IN_FLIGHT
+            and (not self._in_flight or self._full())
+        ):
+            self._send(self.term)
+
+    def _send(self, term: Term) -> None:
+        """Writes what waits as one record."""
+        taken = self._take()
+        first, time_ns = self._next, self._time.now()
+        begun: list[Key] = []
+        entering = [each for each in (self._sift(entry, begun) for entry in taken) if each]
+        if not entering:
+            return
+        drafts = [each.drafts for each in entering]
+        try:
+            batches = build_batches(drafts, first, time_ns, self._codec)
+        except Exception as error:  # A defect must fail these calls, not all later ones.
+            for key in begun:
+                self._keys.pop(key, None)
+            self._next = first
+            for each in taken:
+                each.fail(error)
+            return
+        body = encode_record(
+            batches,
+            log_id=self._place.log_id,
+            epoch=self.epoch,
+            answers=_answers(entering),
+            released=[row for each in entering for row in each.released],
+        )
+        types = types_of(batches)
+        properties = Properties(
+            content_type=CONTENT_TYPE,
+            message_type=EVENTS,
+            delivery_mode=2,
+            headers={"CC": list[Any](types[1:])} if len(types) > 1 else None,
+        )
+        self._sent.append(_Sent(first, batches, begun))
+        self._in_flight += 1
+        done = term.publish(self._topology.events, types[0], body, properties, mandatory=True)
+        done.add_done_callback(lambda outcome: self._confirmed(term, outcome))
+
+    def _take(self) -> list[Entry]:
+        taken: list[Entry] = []
+        events = size = 0
+        types: set[str] = set()
+        while self._waiting:
+            entry = self._waiting[0]
+            added = {route.type for route in entry.drafts.distinct_routes()}
+            if taken and (
+                events + len(entry.drafts) > self._batch_size
+                or size + entry.size > RECORD_BYTES
+                or len(types | added) > RECORD_TYPES
+            ):
+                break
+            types |= added
+            events += len(entry.drafts)
+            size += entry.size
+            taken.append(self._waiting.popleft())
+        self._events -= events
+        self._bytes -= size
+        return taken
+
+    def _sift(self, entry: Entry, begun: list[Key]) -> Entry | None:
+        """Leaves out what was accepted before, and numbers the rest; None: nothing remains."""
+        drafts = entry.drafts
+        if drafts.ids is not None and not entry.released:
+            entry.duplicates = self._duplicates(drafts)
+            if entry.duplicates:
+                fresh = [i for i in range(len(drafts)) if i not in entry.duplicates]
+                if not fresh:
+                    entry.settle(entry.duplicates)
+                    return None
+                entry.drafts = drafts = drafts.select(fresh)
+        for index, each in enumerate(drafts.ids or ()):
+            if each:
+                key = (drafts.route(index).source_service, each)
+                self._keys[key] = self._next + index
+                begun.append(key)
+        self._next += len(drafts)
+        return entry
+
+    def _duplicates(self, drafts: Drafts) -> dict[int, int]:
+        found = dict(self._known(drafts))
+        fresh: dict[Key, int] = {}
+        skipped = 0
+        for index, each in enumerate(drafts.ids or ()):
+            if index in found:
+                skipped += 1
+            elif each:
+                key = (drafts.route(index).source_service, each)
+                on_its_way = self._keys.get(key)
+                # Where the same call has it twice, its rank among those that remain tells.
+                earlier = on_its_way if on_its_way is not None else fresh.get(key)
+                if earlier is None:
+                    fresh[key] = self._next + index - skipped
+                else:
+                    found[index] = earlier
+                    skipped += 1
+        return found
+
+    def _confirmed(self, term: Term, outcome: "asyncio.Future[None]") -> None:
+        error = outcome.exception()
+        if term is not self.term:
+            return
+        if error is not None:
+            term.end(f"a record was not confirmed: {error}")
+            return
+        self._in_flight -= 1
+        self._pump()
+
+    def _publish_marker(self, term: Term, marker: Marker) -> "asyncio.Future[None]":
+        properties = Properties(
+            content_type=MARKER_CONTENT_TYPE, message_type=TERM, delivery_mode=2
+        )
+        return term.publish(
+            "", self._topology.log, encode_marker(marker), properties, mandatory=True
+        )
+
+
+def _number(route_of: bytes, index: int) -> int:
+    return int.from_bytes(route_of[2 * index : 2 * index + 2], "little") if route_of else 0
+
+
+def _answers(entries: Sequence[Entry]) -> list[Answers]:
+    """What requests the events of a record answer, runs of them together."""
+    made: list[Answers] = []
+    for entry in entries:
+        newest = made[-1] if made else None
+        if (
+            newest is None
+            or newest.node != entry.node
+            or (entry.node and newest.number + len(newest.counts) != entry.number)
+        ):
+            newest = Answers(entry.node, entry.number, [], {})
+            made.append(newest)
+        if entry.duplicates:
+            newest.duplicates[len(newest.counts)] = dict(entry.duplicates)
+        newest.counts.append(len(entry.drafts))
+    return made
