@@ -121,6 +121,13 @@ class Audience:
             self.floor = batch.last
             self._shared_key, self._shared = None, (b"", 0)
 
+    def pass_over(self, last: int) -> None:
+        """Takes notice that everything up to a sequence is only in the log, and wakes who waits."""
+        self.floor = last
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            self._waking.add(waiting)
+
     def wait(self, waiter: Waiter) -> None:
         """Has a subscription woken at the next match."""
         self._waiting[waiter] = None
@@ -201,6 +208,7 @@ class Tail:
         self.bytes = 0
         self.floor = last
         self.last = last
+        self.gaps = 0
 
     def join(self, wish: Filter) -> Audience:
         """Adds a member to the audience of a filter."""
@@ -253,8 +261,9 @@ class Tail:
                 audience.evict(old)
         self.bytes = 0
         self.floor = self.last = last
+        self.gaps += 1
         for audience in self._audiences.values():
-            audience.floor = last
+            audience.pass_over(last)
 
     def read(self, after: int, max_bytes: int) -> list[Batch]:
         """The batches that follow a sequence, which is not below the floor.

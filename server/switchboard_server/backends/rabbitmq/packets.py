@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -22,7 +23,16 @@ Pieces = list[Bytes]
 """Bytes that are to be joined."""
 
 _LENGTHS = struct.Struct(">II")
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _plain(value: object) -> object:
+    """Mappings that nobody may change travel as any other."""
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    raise NotImplementedError(f"{type(value).__name__} does not travel")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 class Kind(IntEnum):

@@ -85,10 +85,12 @@ class SpreadGroups:
     def lose(self, seat: str) -> None:
         """Lets go of a seat that another node has, or may have, from now on: nothing is saved."""
         self.holdings.lose(seat)
+        self.streams.seat_lost(seat)
 
     async def give_up(self, seat: str) -> None:
         """Saves the groups of a seat that the node still holds, and serves them no more."""
         await self.holdings.give_up(seat)
+        self.streams.seat_lost(seat)
 
     def node_gone(self, address: str) -> None:
         """See `CarrierListener.node_gone`."""

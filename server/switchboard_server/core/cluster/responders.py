@@ -92,13 +92,16 @@ class SpreadResponders:
                 asked, rest = waiting[:MAX_QUESTIONS], waiting[MAX_QUESTIONS:]
                 if rest:
                     self._waiting[address] = rest
-                await self._ask_some(address, asked)
+                # Some have been told by other nodes meanwhile.
+                await self._ask_some(address, [each for each in asked if not each[1].done()])
         finally:
             del self._tasks[address]
             for _, answer in self._waiting.pop(address, []):
                 answer.cancel()
 
     async def _ask_some(self, address: str, asked: list[Asked]) -> None:
+        if not asked:
+            return
         questions = tuple(question for question, _ in asked)
         try:
             found = await self._carrier.request(

@@ -141,7 +141,8 @@ class RoamingMember:
                 try:
                     return await here.next()
                 except MovedError:
-                    self.move()
+                    if self._here is here:
+                        self.move()
                     continue
             item = self._told()
             if item is None and self._loop.time() >= self._due:
@@ -168,6 +169,11 @@ class RoamingMember:
         self._wake()
 
     # --- where it is -----------------------------------------------------------------------------
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its group is on its own node."""
+        return self._here is not None
 
     @property
     def lively(self) -> bool:

@@ -126,6 +126,12 @@ class Streams:
         for session in [each for each in self._sessions.values() if each.address == address]:
             session.member.move()
 
+    def seat_lost(self, seat: str) -> None:
+        """Has streams follow whose groups were here."""
+        for member in list(self._members):
+            if member.is_here and seat_of(member.wish.group) == seat:
+                member.move()
+
     def seat_moved(self, seat: str, address: str) -> None:
         """Has streams follow whose groups another node has now."""
         for session in list(self._sessions.values()):

@@ -45,6 +45,7 @@ class Reader:
         self._counted_from = tail.last
         self._counted_number = self.audience.end
         self._unread = dict.fromkeys(PRIORITIES, 0)
+        self._gaps = tail.gaps
         self._generation = 0
         self._told = 0
         self._unread_ns: int | None = None
@@ -97,8 +98,9 @@ class Reader:
     def noted(self) -> None:
         """Counts what has been offered to the audience since the last call."""
         audience = self.audience
-        if self._counted_number < audience.first:
-            # Something has left the tail before it could be counted.
+        if self._counted_number < audience.first or self._gaps != self._tail.gaps:
+            # Something has left the tail before it could be counted, or never was in it.
+            self._gaps = self._tail.gaps
             self._count_anew()
         for number in range(self._counted_number, audience.end):
             match = audience.matches[number]
@@ -229,7 +231,8 @@ class Reader:
         """Moves on over what does not match, where that is known without reading."""
         if self.exact and not any(self._unread.values()):
             for lane in self._lanes:
-                self._offer(lane, (), max(self._cursor(lane), self._tail.last))
+                if self._cursor(lane) >= self.audience.floor:
+                    self._offer(lane, (), max(self._cursor(lane), self._tail.last))
 
 
 def _by_priority(batch: Batch, runs: Sequence[Run]) -> Iterable[tuple[int, int]]:
