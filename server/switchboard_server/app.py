@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 EXIT_CANNOT_START = 1
 """Exit code when a port, the data folder or a key cannot be had."""
+COLLECT_AFTER = 10_000
+"""So many more objects there must be than at the last look for garbage in circles: half a
+millisecond's work then. Python's default, 700, is soon reached by events that are merely waiting."""
 
 _logger = logging.getLogger(__name__)
 
@@ -260,3 +263,4 @@ def _settle_memory() -> None:
     """Keeps what was loaded at the start out of garbage collection, whose pauses delay events."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])

@@ -385,11 +385,10 @@ class Scene:
             await _until(
                 lambda: publishing.done() or (member.joined and (not hold or member.keep_hold()))  # noqa: B023 - waited for here
             )
-            if publishing.done():
-                return
+            # In the end too: one that was told to hold what it has would do so for ever.
+            self.held_kills += hold and not publishing.done()
             await asyncio.to_thread(self.crew.kill)
             self.member_kills += 1
-            self.held_kills += hold
             await _until(lambda: publishing.done() or len(self.publisher.sequences) >= goal)  # noqa: B023 - waited for here
 
     async def kill_hub(self, answered: int) -> None:

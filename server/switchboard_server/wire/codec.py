@@ -87,6 +87,19 @@ def _measure(bodies: list[bytes], stamped: int) -> tuple[list[bytes], list[int]]
     ]
 
 
+_DELIVERY = [_FIELD_1 + varint(length) for length in range(_TABLED)]
+
+
+@lru_cache(maxsize=256)
+def _ack_id_head(length: int) -> bytes:
+    return _ACK_ID + varint(length)
+
+
+@lru_cache(maxsize=256)
+def _attempt(attempt: int) -> bytes:
+    return _ATTEMPT + varint(attempt)
+
+
 class DeliveryCodec:
     """Encodes events as deliveries of a `SubscribeResponse`; see `core.records.Codec`."""
 
@@ -115,10 +128,11 @@ class DeliveryCodec:
 
     def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
         """See `LeaseCodec.lease`: `ack_id` and `attempt` are appended to the delivery."""
-        given = ack_id.encode()
         event = event_field(frame)
-        stamp = _ACK_ID + varint(len(given)) + given + _ATTEMPT + varint(attempt)
-        return _FIELD_1 + varint(len(event) + len(stamp)) + event + stamp
+        stamp = b"%b%b%b" % (_ack_id_head(len(ack_id)), ack_id.encode(), _attempt(attempt))
+        length = len(event) + len(stamp)
+        head = _DELIVERY[length] if length < _TABLED else _FIELD_1 + varint(length)
+        return head + event + stamp
 
     def _encode_block(
         self,
@@ -166,7 +180,9 @@ def event_field(frame: bytes) -> bytes:
     Args:
         frame: One encoded delivery, as the codec made it.
     """
-    start = 1
+    if frame[1] < 0x80:
+        return frame[2:]
+    start = 2
     while frame[start] & 0x80:
         start += 1
     return frame[start + 1 :]

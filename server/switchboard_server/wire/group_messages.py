@@ -141,6 +141,12 @@ def outcomes(names: Sequence[str], found: Sequence[Outcome]) -> bytes:
 
     Made by joining: a call settles up to ten thousand.
     """
+    length = len(names[0]) if names else 0
+    if found.count(Outcome.OK) == len(names) and set(map(len, names)) == {length}:
+        # All alike but for the ids, which are letters and digits.
+        end = _OUTCOME[Outcome.OK]
+        head = tagged(_RESULT, tagged(_ACK_ID, bytes(length)) + end)[: -length - len(end)]
+        return head + (end + head).join([name.encode() for name in names]) + end
     return b"".join(
         [
             tagged(_RESULT, tagged(_ACK_ID, name.encode()) + _OUTCOME[outcome])

@@ -14,7 +14,8 @@ def make(secret: int, sequence: int, nonce: int) -> str:
         sequence: The event's sequence.
         nonce: Names the delivery within the group.
     """
-    return f"{sequence:x}-{nonce:x}-{crc32(_PACKED.pack(sequence, nonce), secret):08x}"
+    # Quicker than an f-string, and made for every delivery.
+    return "%x-%x-%08x" % (sequence, nonce, crc32(_PACKED.pack(sequence, nonce), secret))  # noqa: UP031
 
 
 def read(secret: int, ack_id: str) -> tuple[int, int] | None:

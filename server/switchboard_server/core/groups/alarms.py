@@ -1,6 +1,7 @@
 """When something is due: deadlines of deliveries, and ends of waits."""
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from switchboard_server.core.groups.entries import Entry, State
@@ -48,6 +49,17 @@ class Alarms:
         else:
             entry.due_ns = due_ns
             in_order.append((due_ns, entry))
+
+    def set_all_in_order(self, entries: Sequence[Entry], due_ns: int, valid: int) -> None:
+        """As `set_in_order`, for entries that are due at the same time."""
+        in_order = self._in_order
+        if (in_order and due_ns < in_order[-1][0]) or len(self) > _SLACK + 2 * valid:
+            for entry in entries:
+                self.set_in_order(entry, due_ns, valid)
+        else:
+            for entry in entries:
+                entry.due_ns = due_ns
+            in_order.extend([(due_ns, entry) for entry in entries])
 
     def due(self, now_ns: int) -> Entry | None:
         """Takes an entry that is due by now; None: there is none."""

@@ -57,6 +57,9 @@ class State(Enum):
     SETTLED = "settled"
 
 
+_READY = State.READY
+
+
 class Entry:
     """An event that a group has read and not settled.
 
@@ -102,12 +105,11 @@ class Entry:
         "time_ns",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made for every event: names would cost a tenth of it
         self,
         sequence: int,
         priority: int,
         key: str = "",
-        *,
         time_ns: int = 0,
         expires_ns: int = 0,
         batch: Batch | None = None,
@@ -123,7 +125,7 @@ class Entry:
         self.redriven = False
         self.redrives = 0
         self.attempts = 0
-        self.state = State.READY
+        self.state = _READY
         self.ready_ns = time_ns
         self.nonce = 0
         self.ack_id = ""

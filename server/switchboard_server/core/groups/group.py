@@ -345,14 +345,12 @@ class Group:
         parcels: list[Parcel] = []
         frames: list[bytes] = []
         packed: list[Entry] = []
-        size = 0
+        size, lease = 0, self._around.codec.lease
         for entry in entries:
             batch = entry.batch
             if batch is None:
                 raise AssertionError(f"event {entry.sequence} was given out without its bytes")
-            frame = self._around.codec.lease(
-                batch.frame(entry.index), self.ledger.ack_id(entry), entry.attempts
-            )
+            frame = lease(batch.frame(entry.index), entry.ack_id, entry.attempts)
             entry.batch = None
             if packed and size + len(frame) > MAX_CHUNK_BYTES:
                 parcels.append(Parcel(b"".join(frames), packed))

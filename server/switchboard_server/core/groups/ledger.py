@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
+from operator import attrgetter
 
 from switchboard_server.core.groups import ack_ids
 from switchboard_server.core.groups.alarms import Alarms
@@ -37,6 +38,15 @@ KEYED_WINDOW = 10_000
 MAX_OPEN = 100_000
 """A group with more events unsettled reads no further: it is not its members' credit that grows so,
 but what they rejected and what waits for its time."""
+
+_READY, _IN_FLIGHT, _RETRYING, _SETTLED = (
+    State.READY,
+    State.IN_FLIGHT,
+    State.RETRYING,
+    State.SETTLED,
+)
+_OK = Outcome.OK
+_free = attrgetter("free")
 
 
 @dataclass(slots=True)
@@ -121,6 +131,7 @@ class Ledger:
         self._fresh: dict[int, deque[Entry]] = {priority: deque() for priority in PRIORITIES}
         self._alarms = Alarms()
         self._leases: dict[str, Entry] = {}
+        self._avoiding: set[Entry] = set()
 
     @property
     def ready(self) -> int:
@@ -194,6 +205,13 @@ class Ledger:
             cursors: By priority, up to where that was all.
         """
         self.cursors |= cursors
+        if entries and self._lines is None and len(cursors) == 1 and not self.redriven:
+            # All of one priority, and none of them known: what is frequent is done at once.
+            (priority,) = cursors
+            self.open.update({entry.sequence: entry for entry in entries})
+            self._fresh[priority].extend(entries)
+            self._ready.push_all(priority, entries)
+            return
         for entry in entries:
             if entry.sequence in self.open:
                 continue  # A redriven event that a seek backwards has the group read once more.
@@ -241,7 +259,7 @@ class Ledger:
         found: list[Entry] = []
         while len(found) < limit and self._missing:
             entry = self._missing.pop()
-            if entry.state is State.READY:
+            if entry.state is _READY:
                 found.append(entry)
         return found
 
@@ -252,7 +270,7 @@ class Ledger:
 
     def supply(self, entry: Entry, batch: Batch | None, index: int = 0) -> None:
         """Gives an event its bytes; without a batch it is asked for again."""
-        if entry.state is State.READY and self.open.get(entry.sequence) is entry:
+        if entry.state is _READY and self.open.get(entry.sequence) is entry:
             entry.batch, entry.index = batch, index
             if batch is not None:
                 entry.staged = len(batch.frame(index))
@@ -280,8 +298,67 @@ class Ledger:
             What each member gets; their credit is kept to. The caller takes the bytes of the
             entries, which are let go of at the next call.
         """
-        given: dict[Holder, list[Entry]] = {}
         able = [each for each in idle if each.free > 0 and not each.draining]
+        if self._lines is None and not self._avoiding:
+            given = self._share_out(able, now_ns)
+        else:
+            given = self._give_each(able, now_ns)
+        for holder, entries in given.items():
+            self.pending.leased.append(
+                (
+                    holder.identity,
+                    [each.sequence for each in entries],
+                    [each.attempts for each in entries],
+                )
+            )
+        self._forget_delivered()
+        return list(given.items())
+
+    def _share_out(self, able: Sequence[Holder], now_ns: int) -> dict[Holder, list[Entry]]:
+        """As `_give_each`, where it does not matter to any event who gets it.
+
+        Those that are equally free take turns until they are no freer than the next ones.
+        """
+        given: dict[Holder, list[Entry]] = {}
+        # Sorting keeps those that are equally free in the order in which they wait.
+        waiting = deque(sorted(able, key=_free, reverse=True))
+        turns: list[Holder] = []
+        while waiting or turns:
+            free = turns[0].free if turns else waiting[0].free
+            joining: list[Holder] = []
+            while waiting and waiting[0].free == free:
+                joining.append(waiting.popleft())
+            turns = joining + turns
+            rounds = free - (waiting[0].free if waiting else 0)
+            entries = self._take(rounds * len(turns), now_ns)
+            for turn, holder in enumerate(turns):
+                if part := entries[turn :: len(turns)]:
+                    self._lease_all(part, holder, now_ns)
+                    given.setdefault(holder, []).extend(part)
+            if not waiting or len(entries) < rounds * len(turns):
+                break
+        return given
+
+    def _take(self, most: int, now_ns: int) -> list[Entry]:
+        """The next events, so many at most, that have not expired."""
+        entries = self._ready.pop_all(most)
+        while True:
+            gone = [each for each in entries if each.expires_ns and self._expired(each, now_ns)]
+            if not gone:
+                return entries
+            for each in gone:
+                self.counters.expired += 1
+                self._finish(each)
+            entries = [each for each in entries if each.state is _READY]
+            entries += self._ready.pop_all(most - len(entries))
+
+    @staticmethod
+    def _expired(entry: Entry, now_ns: int) -> bool:
+        return bool(entry.expires_ns) and entry.expires_ns <= now_ns and not entry.redriven
+
+    def _give_each(self, able: Sequence[Holder], now_ns: int) -> dict[Holder, list[Entry]]:
+        """Gives out what is ready, one by one."""
+        given: dict[Holder, list[Entry]] = {}
         # Of those that are equally free the one that has waited for its turn longest comes first.
         freest = [(-each.free, turn, each) for turn, each in enumerate(able)]
         heapify(freest)
@@ -299,22 +376,13 @@ class Ledger:
             if taker is None:
                 aside.append(entry)
                 continue
-            self._lease(entry, taker, now_ns)
+            self._lease_all((entry,), taker, now_ns)
             given.setdefault(taker, []).append(entry)
             turn += 1
             heapreplace(freest, (-holder.free, turn, holder))
         for entry in aside:
             self._enqueue(entry)
-        for holder, entries in given.items():
-            self.pending.leased.append(
-                (
-                    holder.identity,
-                    [each.sequence for each in entries],
-                    [each.attempts for each in entries],
-                )
-            )
-        self._forget_delivered()
-        return list(given.items())
+        return given
 
     def ack_id(self, entry: Entry) -> str:
         """Names the latest delivery of an event."""
@@ -322,16 +390,29 @@ class Ledger:
 
     def acknowledge(self, names: Iterable[str]) -> list[Outcome]:
         """Settles deliveries for good."""
-        outcomes = []
+        outcomes: list[Outcome] = []
+        taken: list[Entry] = []
+        take, done = self._leases.pop, _OK
         for name in names:
-            found = self._find(name)
-            if isinstance(found, Entry):
-                self._take_back(found)
-                self._finish(found)
-                self.counters.acknowledged += 1
-                found = Outcome.OK
-            outcomes.append(found)
+            entry = take(name, None)
+            if entry is not None:
+                taken.append(entry)
+                outcomes.append(done)
+                continue
+            # It may be an older name of an event, which is settled by one that stands before it.
+            self._settle(taken)
+            taken = []
+            outcomes.append(self._missed(name))
+        self._settle(taken)
         return outcomes
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        """Settles deliveries that are no leases any more."""
+        for entry in entries:
+            del self._holder(entry).held[entry.nonce]
+        self.in_flight -= len(entries)
+        self.counters.acknowledged += len(entries)
+        self._finish_all(entries)
 
     def reject(
         self,
@@ -400,8 +481,9 @@ class Ledger:
     def seek(self, position: int) -> None:
         """Forgets everything, and goes on after a position. Members stay and hold nothing."""
         for entry in self.open.values():
-            entry.state = State.SETTLED
+            entry.state = _SETTLED
             entry.batch = None
+        self._avoiding.clear()
         for holder in self.holders:
             holder.held.clear()
         self.open.clear()
@@ -428,7 +510,7 @@ class Ledger:
                 Open(
                     each.sequence,
                     each.attempts,
-                    each.due_ns if each.state is State.RETRYING else 0,
+                    each.due_ns if each.state is _RETRYING else 0,
                     each.holder.identity if each.holder else None,
                 )
                 for each in self.open.values()
@@ -462,9 +544,10 @@ class Ledger:
     # --- inside ----------------------------------------------------------------------------------
 
     def _find(self, name: str) -> Entry | Outcome:
-        held = self._leases.get(name)
-        if held is not None:
-            return held
+        return self._leases.get(name) or self._missed(name)
+
+    def _missed(self, name: str) -> Outcome:
+        """Why a name is not one of a delivery that is held."""
         place = ack_ids.read(self._secret, name)
         if place is None:
             return Outcome.UNKNOWN
@@ -481,7 +564,7 @@ class Ledger:
             queue, beside = self._lines.pool(holder), self._ready or None
         while queue or beside:
             entry = queue.pop(beside)
-            if entry.expires_ns and entry.expires_ns <= now_ns and not entry.redriven:
+            if self._expired(entry, now_ns):
                 self.counters.expired += 1
                 self._finish(entry)
             else:
@@ -504,35 +587,54 @@ class Ledger:
             return holder
         return next((each for each in able if each is not holder and each.free > 0), None)
 
-    def _lease(self, entry: Entry, holder: Holder, now_ns: int) -> None:
-        self._nonce += 4
-        nonce = entry.nonce = self._nonce | entry.priority - 1
-        entry.state = State.IN_FLIGHT
-        entry.avoids = None
-        if entry.staged:
-            self.staged -= entry.staged
-            entry.staged = 0
-        entry.holder = holder
-        entry.attempts += 1
-        holder.held[nonce] = entry
-        name = entry.ack_id = ack_ids.make(self._secret, entry.sequence, nonce)
-        self._leases[name] = entry
-        self.in_flight += 1
-        self.counters.delivered += 1
-        self.counters.redelivered += entry.attempts > 1
-        self._alarms.set_in_order(
-            entry, now_ns + self.config.ack_deadline_ns, self.in_flight + self.retrying
+    def _lease_all(self, entries: Sequence[Entry], holder: Holder, now_ns: int) -> None:
+        """Gives events to a member."""
+        nonce, secret, held, leases = self._nonce, self._secret, holder.held, self._leases
+        make, in_flight = ack_ids.make, _IN_FLIGHT
+        for entry in entries:
+            nonce += 4
+            entry.nonce = given = nonce | entry.priority - 1
+            entry.state = in_flight
+            entry.holder = holder
+            entry.attempts += 1
+            held[given] = entry
+            entry.ack_id = name = make(secret, entry.sequence, given)
+            leases[name] = entry
+            if entry.attempts > 1:
+                self.counters.redelivered += 1
+            if entry.staged:
+                self.staged -= entry.staged
+                entry.staged = 0
+            if entry.avoids is not None:
+                self._avoid(entry, None)
+        self._nonce = nonce
+        self.in_flight += len(entries)
+        self.counters.delivered += len(entries)
+        self._alarms.set_all_in_order(
+            entries, now_ns + self.config.ack_deadline_ns, self.in_flight + self.retrying
         )
+
+    def _avoid(self, entry: Entry, holder: Holder | None) -> None:
+        """Has an event go to another member than this one first; None: it does not matter."""
+        entry.avoids = holder
+        if holder is None:
+            self._avoiding.discard(entry)
+        else:
+            self._avoiding.add(entry)
+
+    @staticmethod
+    def _holder(entry: Entry) -> Holder:
+        if entry.holder is None:
+            raise AssertionError(f"event {entry.sequence} is in flight and nobody holds it")
+        return entry.holder
 
     def _take_back(self, entry: Entry) -> Holder:
         """Takes a delivery from the member that holds it."""
-        holder = entry.holder
-        if holder is None:
-            raise AssertionError(f"event {entry.sequence} is in flight and nobody holds it")
+        holder = self._holder(entry)
         del holder.held[entry.nonce]
         del self._leases[entry.ack_id]
         self.in_flight -= 1
-        entry.state = State.READY
+        entry.state = _READY
         entry.batch = None
         return holder
 
@@ -546,16 +648,17 @@ class Ledger:
             self._make_ready(entry, now_ns)
 
     def _wait(self, entry: Entry, due_ns: int) -> None:
-        entry.state = State.RETRYING
+        entry.state = _RETRYING
         self.retrying += 1
         self._alarms.set(entry, due_ns, self.in_flight + self.retrying)
 
     def _ring(self, entry: Entry, now_ns: int) -> None:
-        if entry.state is State.RETRYING:
+        if entry.state is _RETRYING:
             self.retrying -= 1
             self._make_ready(entry, now_ns)
             return
-        holder = entry.avoids = self._take_back(entry)
+        holder = self._take_back(entry)
+        self._avoid(entry, holder)
         if entry.attempts >= self.config.retry.max_attempts:
             self._doom(entry, Cause.DEADLINE_PASSED, "", holder.identity)
         else:
@@ -567,19 +670,33 @@ class Ledger:
         self._close(entry)
 
     def _finish(self, entry: Entry) -> None:
-        self.pending.settled.append(entry.sequence)
-        if entry.redriven:
-            self.pending.finished.append(entry.sequence)
-            self.finished += 1
-        self._close(entry)
+        self._finish_all((entry,))
+
+    def _finish_all(self, entries: Sequence[Entry]) -> None:
+        """Settles events for good."""
+        self.pending.settled += [entry.sequence for entry in entries]
+        if self._lines is None and not (self.redriven or self.staged or self._avoiding):
+            settled = _SETTLED
+            for entry in entries:
+                del self.open[entry.sequence]
+                entry.state = settled
+                entry.batch = None
+            return
+        for entry in entries:
+            if entry.redriven:
+                self.pending.finished.append(entry.sequence)
+                self.finished += 1
+            self._close(entry)
 
     def _close(self, entry: Entry) -> None:
         del self.open[entry.sequence]
         if entry.redriven:
             self.redriven -= 1
             self.closed.add(entry.sequence)
-        entry.state = State.SETTLED
+        entry.state = _SETTLED
         entry.batch = None
+        if entry.avoids is not None:
+            self._avoid(entry, None)
         if entry.staged:
             self.staged -= entry.staged
             entry.staged = 0
@@ -587,7 +704,7 @@ class Ledger:
             self._enqueue(following)
 
     def _make_ready(self, entry: Entry, now_ns: int) -> None:
-        entry.state = State.READY
+        entry.state = _READY
         entry.ready_ns = now_ns
         self._line_up(entry)
 
@@ -607,7 +724,7 @@ class Ledger:
     def _forget_delivered(self) -> None:
         """Moves on behind what has left the window; never back, even if it is ready again."""
         for fresh in self._fresh.values():
-            while fresh and (fresh[0].attempts or fresh[0].state is State.SETTLED):
+            while fresh and (fresh[0].attempts or fresh[0].state is _SETTLED):
                 fresh.popleft()
 
     def _rehome(self) -> None:

@@ -189,15 +189,21 @@ class Reader:
         keys = batch.ordering_keys if lane.wanted == 0 else {}
         expiries, first, time_ns = batch.expiries, batch.first, batch.time_ns
         plain = None if len(batch.routes) > 1 else batch.routes[0].priority
+        if plain and not keys and not expiries:
+            return [
+                Entry(first + index, plain, "", time_ns, 0, batch, index)
+                for start, stop in runs
+                for index in range(start, stop)
+            ]
         return [
             Entry(
                 first + index,
                 priority,
                 keys.get(index, ""),
-                time_ns=time_ns,
-                expires_ns=expiries.get(index, 0),
-                batch=batch,
-                index=index,
+                time_ns,
+                expiries.get(index, 0),
+                batch,
+                index,
             )
             for start, stop in runs
             for index in range(start, stop)
@@ -205,9 +211,12 @@ class Reader:
         ]
 
     def _offer(self, lane: _Lane, entries: Sequence[Entry], last: int) -> None:
-        for entry in entries:
-            if entry.sequence > self._counted_from:
-                self._unread[entry.priority] -= 1
+        if lane.wanted and entries and entries[0].sequence > self._counted_from:
+            self._unread[lane.wanted] -= len(entries)
+        else:
+            for entry in entries:
+                if entry.sequence > self._counted_from:
+                    self._unread[entry.priority] -= 1
         self._ledger.offer(entries, dict.fromkeys(lane.priorities, last))
 
     def _skip(self, lane: _Lane, last: int) -> Gap | None:

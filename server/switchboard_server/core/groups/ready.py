@@ -1,7 +1,7 @@
 """What is ready, by priority and by the order of the log, and never starving anyone."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 
 from switchboard_server.core.groups.entries import PRIORITIES, Entry
@@ -44,6 +44,25 @@ class _Level:
         else:
             heappush(self._others, entry)
 
+    def push_all(self, entries: Sequence[Entry]) -> None:
+        """Adds entries that are in the order of the log."""
+        if entries and (not self._in_order or self._in_order[-1] < entries[0]):
+            self._in_order.extend(entries)
+        else:
+            for entry in entries:
+                self.push(entry)
+
+    def pop_all(self, most: int) -> list[Entry] | None:
+        """Takes out the first entries; None: they have to be taken one by one."""
+        if self._others:
+            return None
+        if most >= len(self._in_order):
+            entries = list(self._in_order)
+            self._in_order.clear()
+            return entries
+        take = self._in_order.popleft
+        return [take() for _ in range(most)]
+
     def pop(self) -> Entry:
         """Takes out the first entry; there must be one."""
         if not self._others or self._in_order[0] < self._others[0]:
@@ -82,6 +101,24 @@ class ReadyQueue:
         """Adds an entry."""
         self._levels[entry.priority].push(entry)
         self._count += 1
+
+    def push_all(self, priority: int, entries: Sequence[Entry]) -> None:
+        """Adds entries of one priority that are in the order of the log."""
+        self._levels[priority].push_all(entries)
+        self._count += len(entries)
+
+    def pop_all(self, most: int) -> list[Entry]:
+        """Takes out the next entries, so many at most, as `pop` does one by one."""
+        most = min(most, self._count)
+        # Mostly they are all of one priority, and then it is nobody's turn but the first one's.
+        level = self._highest() if most else self._order[0]
+        if most and len(level) == self._count:
+            entries = level.pop_all(most)
+            if entries is not None:
+                self._turn += len(entries)
+                self._count -= len(entries)
+                return entries
+        return [self.pop() for _ in range(most)]
 
     def pop(self, beside: "ReadyQueue | None" = None) -> Entry:
         """Takes out the next entry; there must be one.
