@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 EXIT_CANNOT_START = 1
 """Exit code when a port, the data folder or a key cannot be had."""
 COLLECT_AFTER = 10_000
-"""So many more objects there must be than at the last look for garbage in circles: half a
-millisecond's work then. Python's default, 700, is soon reached by events that are merely waiting."""
+"""So many more objects there must be than at the last look for garbage in circles, half a
+millisecond's work. Python's default, 700, is soon reached by events that merely wait."""
 
 _logger = logging.getLogger(__name__)
 
