@@ -65,14 +65,17 @@ class Declaring:
         self._limits = limits
         self._warned = False
 
-    async def __call__(self) -> None:
+    async def __call__(self) -> int:
         """Declares what is not there.
+
+        Returns:
+            How many messages are in the log, about.
 
         Raises:
             UnavailableError: It cannot be declared now, or the log is no stream.
         """
         names = self._topology
-        await self._declare_log()
+        count = await self._declare_log()
         channel = await self._link.channel()
         try:
             await channel.declare_exchange(names.events, "topic")
@@ -83,24 +86,25 @@ class Declaring:
             await channel.declare_queue(names.refused, QUORUM)
         finally:
             await channel.close()
+        return count
 
-    async def _declare_log(self) -> None:
+    async def _declare_log(self) -> int:
         """Declares the stream, or takes it as it is where its limits are others."""
         name = self._topology.log
         channel = await self._link.channel()
         try:
-            await channel.declare_queue(name, self._limits.arguments())
+            return await channel.declare_queue(name, self._limits.arguments())
         except UnavailableError as error:
             if not self._link.connected or "inequivalent" not in str(error):
                 raise
-            await self._take_as_it_is(name, str(error))
+            return await self._take_as_it_is(name, str(error))
         finally:
             await channel.close()
 
-    async def _take_as_it_is(self, name: str, why: str) -> None:
+    async def _take_as_it_is(self, name: str, why: str) -> int:
         channel = await self._link.channel()
         try:
-            await channel.declare_queue(name, {}, passive=True)
+            count = await channel.declare_queue(name, {}, passive=True)
         finally:
             await channel.close()
         if not self._warned:
@@ -111,6 +115,7 @@ class Declaring:
                 why,
                 self._command(),
             )
+        return count
 
     def _command(self) -> str:
         """How an operator changes the limits."""

@@ -162,6 +162,24 @@ class History:
                     found.extend(_ids_of(batch))
         return found
 
+    async def released_since(self, after: int) -> set[int]:
+        """Which scheduled events have entered the log after a sequence.
+
+        Raises:
+            UnavailableError: The stream cannot be read now.
+        """
+        window = self._window()
+        found: set[int] = set()
+        if max(after + 1, window.first) > window.last:
+            return found
+        start = await self._offset_of(max(after + 1, window.first))
+        async with self._reader.scan(max(start, self.first_offset)) as scan:
+            async for reading in self._records(scan):
+                found.update(reading.columns.released)
+                if reading.columns.last >= window.last:
+                    break
+        return found
+
     async def _batches(self, first: int, last: int) -> AsyncGenerator[Batch, None]:
         """The batches that hold events of a range."""
         start = await self._offset_of(first)

@@ -4,8 +4,8 @@ The stream `<prefix>.v1.log` holds messages of two types (AMQP property `type`).
 
 **`events`** is a *record*: numbered events that were stored together. It comes through the topic
 exchange `<prefix>`, with the type of its events as routing key; where they have several, the others
-are in the header `CC`, so that a queue that is bound for any of them gets the message once. Property
-`content_type` is `application/vnd.switchboard.events+protobuf`, and the body is a valid
+are in the header `CC`, so that a queue that is bound for any of them gets the message once.
+Property `content_type` is `application/vnd.switchboard.events+protobuf`, and the body is a valid
 `switchboard.v1.SubscribeResponse`: any program that has the published protos can parse it. Every
 `deliveries` entry in it is one event, in the order of their sequences. What the nodes need besides
 follows as field 1000, which is reserved and which parsers skip:
@@ -20,8 +20,8 @@ So the last four bytes of the body tell where the columns begin. They are Messag
     2  epoch: the term of the node that numbered the events
     3  when they entered the log, Unix time in nanoseconds
     4  batches, each an array: sequence of its first event; where each event ends in the batch's
-       part of the deliveries (four bytes each); its routes, each [type, source service, target service,
-       priority]; for each event the index of its route (two bytes each; empty: all have the first);
+       part of the deliveries (four bytes each); its routes, each [type, source service, target
+       service, priority]; for each event the index of its route (two bytes each; empty: all have the first);
        and by index of the event what only some have: id that the publisher gave, attributes,
        ordering key, expiry, correlation id
     5  calls that the events answer, each an array: id of the node, number of its first request, for

@@ -28,7 +28,7 @@ from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.backends.rabbitmq.waiting import unavailable
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.idempotency import Key
+from switchboard_server.core.idempotency import SCHEDULED, Key
 from switchboard_server.core.records import Batch, Codec, Drafts, build_batches
 
 IN_FLIGHT = 6
@@ -143,7 +143,7 @@ class Sequencer:
         self._next = 0
         self._sent: deque[_Sent] = deque()
         self._keys: dict[Key, int] = {}
-        self._seen: dict[str, dict[int, None]] = {}
+        self._seen: dict[str, dict[int, Mapping[int, int] | None]] = {}
         if not self._idle.done():
             self._idle.set_result(None)
 
@@ -216,15 +216,31 @@ class Sequencer:
                 ),
             )
 
+    def is_new(self, entry: Entry) -> bool:
+        """Whether a request comes for the first time in this term.
+
+        One of which nothing was stored gets its answer again, which may have been lost.
+        """
+        seen = self._seen.setdefault(entry.node, {})
+        if entry.number in seen:
+            settled = seen[entry.number]
+            if settled is not None:
+                entry.settle(settled)
+            return False
+        seen[entry.number] = None
+        if len(seen) > REMEMBERED:
+            del seen[next(iter(seen))]
+        return True
+
+    def settle(self, entry: Entry, duplicates: Mapping[int, int]) -> None:
+        """Answers a request of which no record will tell."""
+        seen = self._seen.get(entry.node)
+        if seen is not None and entry.number in seen:
+            seen[entry.number] = duplicates
+        entry.settle(duplicates)
+
     def add(self, entry: Entry) -> None:
-        """Takes events to number; a request that it has had already is passed over."""
-        if entry.node:
-            seen = self._seen.setdefault(entry.node, {})
-            if entry.number in seen:
-                return
-            seen[entry.number] = None
-            if len(seen) > REMEMBERED:
-                del seen[next(iter(seen))]
+        """Takes events to number."""
         self._waiting.append(entry)
         self._events += len(entry.drafts)
         self._bytes += entry.size
@@ -344,11 +360,11 @@ class Sequencer:
         """Leaves out what was accepted before, and numbers the rest; None: nothing remains."""
         drafts = entry.drafts
         if drafts.ids is not None and not entry.released:
-            entry.duplicates = self._duplicates(drafts)
+            entry.duplicates = self.duplicates(drafts)
             if entry.duplicates:
                 fresh = [i for i in range(len(drafts)) if i not in entry.duplicates]
                 if not fresh:
-                    entry.settle(entry.duplicates)
+                    self.settle(entry, entry.duplicates)
                     return None
                 entry.drafts = drafts = drafts.select(fresh)
         for index, each in enumerate(drafts.ids or ()):
@@ -359,7 +375,8 @@ class Sequencer:
         self._next += len(drafts)
         return entry
 
-    def _duplicates(self, drafts: Drafts) -> dict[int, int]:
+    def duplicates(self, drafts: Drafts) -> dict[int, int]:
+        """Which events were accepted before, or are on their way: their sequences, by index."""
         found = dict(self._known(drafts))
         fresh: dict[Key, int] = {}
         skipped = 0
@@ -377,6 +394,15 @@ class Sequencer:
                     found[index] = earlier
                     skipped += 1
         return found
+
+    def begin_keys(self, keys: Sequence[Key]) -> None:
+        """Notes that events are on their way to be scheduled."""
+        self._keys.update(dict.fromkeys(keys, SCHEDULED))
+
+    def end_keys(self, keys: Sequence[Key]) -> None:
+        """Notes that they are known now, or not scheduled."""
+        for key in keys:
+            self._keys.pop(key, None)
 
     def _confirmed(self, term: Term, outcome: "asyncio.Future[None]") -> None:
         error = outcome.exception()

@@ -34,8 +34,14 @@ _logger = logging.getLogger(__name__)
 class TailListener(Protocol):
     """Who is told what the tail reads. Must not block and must not raise."""
 
-    def take(self, message: Found) -> None:
-        """Takes the next message."""
+    def take(self, message: Found, *, newest: bool) -> None:
+        """Takes the next message.
+
+        Args:
+            message: The message.
+            newest: Whether it is among those that came after reading began, or is the last that
+                had come before.
+        """
 
     def skipped(self) -> None:
         """Takes notice that messages before the next one are gone."""
@@ -57,7 +63,7 @@ class LogTail:
         link: The connection.
         reader: Reads ranges of the stream.
         queue: The stream.
-        prepare: Sees to it that the stream is there.
+        prepare: Sees to it that the stream is there, and tells how many messages are in it, about.
         listener: Who is told.
     """
 
@@ -66,13 +72,11 @@ class LogTail:
         link: Link,
         reader: StreamReader,
         queue: str,
-        prepare: Callable[[], Awaitable[None]],
+        prepare: Callable[[], Awaitable[int]],
         listener: TailListener,
     ) -> None:
         self.offset: int | None = None
         """Of the last message; None: none has been read."""
-        self.target = 0
-        """Offset of the newest message, as it was when reading began."""
         self.started = asyncio.Event()
         """Set once it is known what is in the stream, if only that there is nothing."""
         self._link = link
@@ -80,6 +84,7 @@ class LogTail:
         self._queue = queue
         self._prepare = prepare
         self._listener = listener
+        self._target = 0
         self._digest = 0
         self._expected: int | None = None
         self._verified = asyncio.Event()
@@ -100,7 +105,8 @@ class LogTail:
             await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
-        await self._prepare()
+        if not await self._prepare():
+            self.started.set()
         channel = await self._link.channel(prefetch=PREFETCH)
         try:
             start = await self._start()
@@ -122,7 +128,7 @@ class LogTail:
         if self.offset is not None:
             return self.offset
         newest = await self._newest()
-        self.target = newest.offset
+        self._target = newest.offset
         self.started.set()
         self._verified.set()
         return max(0, newest.offset - BACK)
@@ -177,7 +183,7 @@ class LogTail:
         if self.offset is not None and each.offset <= self.offset:
             return
         self.offset, self._digest = each.offset, _digest(each)
-        self._listener.take(each)
+        self._listener.take(each, newest=each.offset >= self._target)
 
     def _recognise(self, message: Found) -> bool:
         """Looks whether the first message after an interruption is the last one before it."""
