@@ -8,7 +8,9 @@ import socket
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,8 @@ START_SECONDS = 60.0
 """How long a server may take until it answers, on a busy machine."""
 STOP_SECONDS = 30.0
 """How long it may take to stop when it is asked to."""
+MAX_LINES = 10_000
+"""How much of what it prints is kept."""
 
 LOOPBACK = "127.0.0.1"
 _PORTS = range(10_000, 32_000)
@@ -56,7 +60,11 @@ class Server(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.output: list[str] = []
+        self.output: deque[str] = deque(maxlen=MAX_LINES)
+        """The newest lines that it has printed since its start."""
+        self.listener: Callable[[str], object] = lambda _: None
+        """Is given each line that it prints, in a thread of its own."""
+        self._started = False
         self._helpers: list[subprocess.Popen[bytes]] = []
 
     @abstractmethod
@@ -75,10 +83,6 @@ class Server(ABC):
         """Texts of the files that it needs to find in its folder."""
         return {}
 
-    def line(self, text: str) -> None:
-        """Takes a line that it printed."""
-        self.output.append(text)
-
     # --- life -------------------------------------------------------------------------------------
 
     def start(self) -> Self:
@@ -91,8 +95,9 @@ class Server(ABC):
         for name, text in self.files().items():
             (self.folder / name).write_text(text)
         environment = {**os.environ, **self.environment()}
-        self.output = []
-        self._ready = threading.Event()
+        self.output.clear()
+        self._answers = False
+        self._known = threading.Event()
         self._helpers = [
             subprocess.Popen(
                 each,
@@ -127,7 +132,9 @@ class Server(ABC):
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._ready.wait(START_SECONDS) or self.process.poll() is not None:
+        self._started = True
+        self._known.wait(START_SECONDS)
+        if not self._answers:
             self.kill()
             raise AssertionError(f"{self.name} did not start:\n{self.text}")
         return self
@@ -136,25 +143,36 @@ class Server(ABC):
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for text in lines:
-                self.line(text)
+                self.output.append(text)
+                self.listener(text)
                 if self.ready in text:
-                    self._ready.set()
-        self._ready.set()
+                    self._answers = True
+                    self._known.set()
+        self._known.set()
 
     def kill(self) -> None:
-        """Kills it with SIGKILL, frozen or not."""
+        """Kills it with SIGKILL, frozen or not, and clears away what is left where it has ended."""
         self._end(signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        """Sends SIGKILL to it and its children, and does not wait; safe to call in any thread."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Asks it to stop, and waits until it has; kills it where it does not."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
+        if not self._started:
+            return
+        if number == signal.SIGKILL:
+            self.interrupt()
         self.process.send_signal(number)
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.interrupt()
         self.process.wait()
         for helper in self._helpers:
             helper.kill()
@@ -165,6 +183,7 @@ class Server(ABC):
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._reader.join(5)
+        self._started = False
 
     def restart(self, *, empty: bool = False) -> None:
         """Kills it with SIGKILL where it runs, and starts it again on the same ports.
@@ -172,8 +191,7 @@ class Server(ABC):
         Args:
             empty: Whether all that it stored is lost.
         """
-        if self.running:
-            self.kill()
+        self.kill()
         if empty:
             shutil.rmtree(self.folder)
         self.start()
@@ -189,11 +207,11 @@ class Server(ABC):
     @property
     def running(self) -> bool:
         """Whether its process is there."""
-        return hasattr(self, "process") and self.process.poll() is None
+        return self._started and self.process.poll() is None
 
     @property
     def text(self) -> str:
-        """All that it has printed since its start."""
+        """What it has printed since its start."""
         return "".join(self.output)
 
     def __enter__(self) -> Self:
@@ -205,5 +223,4 @@ class Server(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.running:
-            self.kill()
+        self.kill()

@@ -1,0 +1,93 @@
+"""`scripts/cluster` runs a cluster to try, and leaves nothing behind."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import psutil
+
+from switchboard.v1 import event_pb2, event_service_pb2
+from tests.e2e.load import PATIENCE, list_events, stub, until
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster"
+
+
+@contextmanager
+def cluster(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [SCRIPT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], end: str) -> str:
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if end in line:
+            return text
+    raise AssertionError(f"it ended before it said {end!r}:\n{text}")
+
+
+async def test_it_runs_what_its_session_shows_and_stops_all_of_it(tmp_path: Path) -> None:
+    with cluster("--folder", str(tmp_path)) as process:
+        session = read_until(process, "Ctrl+C stops all of it")
+        parts = psutil.Process(process.pid).children(recursive=True)
+        names = [each.name() for each in parts]
+        assert names.count("redis-server") == names.count("beam.smp") == 1
+        hubs = sorted(set(re.findall(r"127\.0\.0\.1:\d+(?= switchboard\.v1)", session)))
+        assert len(hubs) == 3
+
+        victim = int(re.findall(r"hub-2: (\d+)", session)[0])
+        psutil.Process(victim).kill()
+        assert "hub-2 has ended with code -9" in read_until(process, "hub-2 is back")
+        async with grpc.aio.insecure_channel(hubs[0]) as channel:
+            event = event_pb2.Event(type="order.created", source_service="shop")
+            await stub(channel).Publish(event_service_pb2.PublishRequest(event=event))
+
+            async def listed() -> bool:
+                return bool(await list_events(channel))
+
+            await until(listed, "the event")
+
+        process.send_signal(signal.SIGINT)
+        text = read_until(process, "Stopping all of it")
+        assert "Traceback" not in text
+        assert process.wait(PATIENCE) == 0
+    _, alive = psutil.wait_procs(parts, PATIENCE)
+    assert not alive
+
+
+def test_it_stops_all_of_it_when_a_part_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    # Redis refuses a file of this name that it cannot read.
+    (tmp_path / "redis" / "appendonlydir").write_text("")
+    with cluster("--folder", str(tmp_path)) as process:
+        text, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1
+    assert "Redis did not start" in text
+    assert "Traceback" not in text
+    assert not [
+        each for each in psutil.process_iter(["cwd"]) if str(tmp_path) in (each.info["cwd"] or "")
+    ]
+
+
+def test_it_stops_while_it_starts(tmp_path: Path) -> None:
+    with cluster("--folder", str(tmp_path)) as process:
+        read_until(process, "Starting RabbitMQ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    assert not [
+        each for each in psutil.process_iter(["cwd"]) if str(tmp_path) in (each.info["cwd"] or "")
+    ]
