@@ -121,6 +121,7 @@ class ScriptedProber:
 
     Attributes:
         verdict: What it finds.
+        verdicts: What it finds at some ports instead.
         refusal: What `admit` raises; None: nothing.
         held: Whether probes wait until they are cancelled or `release` is called.
         probed: The targets so far.
@@ -128,6 +129,7 @@ class ScriptedProber:
 
     def __init__(self) -> None:
         self.verdict = PASSED
+        self.verdicts: dict[int, Verdict] = {}
         self.refusal: Exception | None = None
         self.held = False
         self.probed: list[Target] = []
@@ -144,7 +146,7 @@ class ScriptedProber:
         self.probed.append(target)
         if self.held:
             await self._released.wait()
-        return self.verdict
+        return self.verdicts.get(target.port, self.verdict)
 
     def release(self) -> None:
         """Lets the probes that wait go on, and waits for none any more."""

@@ -1,5 +1,7 @@
 """Which instances this node checks, where nodes share the registry, and what it has found."""
 
+from collections.abc import Collection
+
 from switchboard_server.core.registry.checking import Checker
 from switchboard_server.core.registry.entries import Entry, Verdict
 from switchboard_server.core.registry.errands import Errands
@@ -28,6 +30,11 @@ class Inspector:
         self._view = View(0, (), 0)
         self._found: dict[Key, Judgement] = {}
         self._errands = Errands()
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """Who lives, as far as this node knows."""
+        return self._view.nodes
 
     def view(self, view: View) -> None:
         """Takes notice of who lives."""
