@@ -66,6 +66,10 @@ class RedisLink:
         timeout: Seconds that an answer may take.
         beat: Seconds between two looks whether the server is all there.
 
+    Attributes:
+        timeout: As given.
+        losses: How often the link was lost.
+
     Raises:
         ValueError: A URL is none.
     """
@@ -83,7 +87,7 @@ class RedisLink:
         self._prefix = prefix
         # Redis takes no spaces in it.
         self._name = "".join(each if each.isalnum() or each in "-._" else "-" for each in name)
-        self._timeout = timeout
+        self.timeout = timeout
         self._beat = beat
         self._session: Session | None = None
         self._problem: str | None = "Redis is not connected yet"
@@ -262,7 +266,7 @@ class RedisLink:
             LinkError: It does not, or no longer.
         """
         session = Session(
-            address, self._name, prefix=self._prefix, timeout=self._timeout, heard=self._heard
+            address, self._name, prefix=self._prefix, timeout=self.timeout, heard=self._heard
         )
         problem = "the hub shuts down"
         try:

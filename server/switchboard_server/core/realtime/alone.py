@@ -56,6 +56,12 @@ class Alone:
         """See `Neighbours.history_names`."""
         return self._histories.names()
 
+    async def open(self) -> None:
+        """Does nothing: there is nobody to join."""
+
+    async def close(self) -> None:
+        """Does nothing: there is nobody to leave."""
+
     async def admit(self, connection: Connection) -> None:
         """Does nothing: nobody else has to know."""
 
@@ -91,6 +97,9 @@ class Alone:
         }
         handed = self._floor.deliver(message, wish, seen)
         return Broadcast(message.message_id, handed, [each.rooms[0] for each in seen.values()])
+
+    def stats(self) -> None:
+        """Nothing: there is nobody to count anything of."""
 
 
 class Nowhere:

@@ -34,7 +34,7 @@ from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.messages import Message
 from switchboard_server.core.realtime.neighbours import Neighbours, Whereabouts
 from switchboard_server.core.realtime.outbox import OutboxLimits
-from switchboard_server.core.realtime.stats import RealtimeStats
+from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
 from switchboard_server.core.realtime.views import (
     Broadcast,
     ConnectionsPage,
@@ -124,6 +124,14 @@ class RealtimeHub:
     def availability(self) -> asyncio.Event:
         """Is set when `problem` changes."""
         return self._neighbours.availability
+
+    async def meet(self) -> None:
+        """Joins the other nodes, now or as soon as they can be reached."""
+        await self._neighbours.open()
+
+    async def part(self) -> None:
+        """Leaves the other nodes."""
+        await self._neighbours.close()
 
     async def connect(
         self, wish: ConnectWish, principal: Principal, on_ready: Callable[[], None]
@@ -451,6 +459,10 @@ class RealtimeHub:
             pending=sum(len(each.outbox) for each in connections),
             ended=dict(floor.ended),
         )
+
+    def neighbour_stats(self) -> NeighbourStats | None:
+        """What is counted of other nodes; None where there are none."""
+        return self._neighbours.stats()
 
     def _count_rooms(self) -> int:
         rooms = self._floor.directory.rooms

@@ -14,6 +14,7 @@ from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.messages import Delivered, Message, Position
 from switchboard_server.core.realtime.rooms import Room, Totals
+from switchboard_server.core.realtime.stats import NeighbourStats
 from switchboard_server.core.realtime.views import (
     Broadcast,
     ConnectionView,
@@ -165,6 +166,14 @@ class Neighbours(Protocol):
         """The rooms that remember something, as far as this node keeps histories itself."""
         ...
 
+    async def open(self) -> None:
+        """Joins the other nodes, now or as soon as they can be reached."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves the other nodes."""
+        ...
+
     async def admit(self, connection: Connection) -> None:
         """Makes a connection known that is about to be opened on this node.
 
@@ -225,4 +234,8 @@ class Neighbours(Protocol):
         Raises:
             UnavailableError: A history cannot be reached now, or was lost meanwhile.
         """
+        ...
+
+    def stats(self) -> NeighbourStats | None:
+        """What is counted of other nodes and the way to them; None: there are none."""
         ...

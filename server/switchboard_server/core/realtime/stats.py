@@ -31,3 +31,34 @@ class RealtimeStats:
     dropped: int
     pending: int
     ended: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourStats:
+    """The other nodes and the way to them at one moment. Counts are since the start of the process.
+
+    Args:
+        connected: The other nodes can be reached.
+        losses: How often they could not be reached any more.
+        nodes: Nodes that are alive, this one included.
+        swept: How often this node was taken for dead though it was not.
+        sent: Messages that were sent to all nodes.
+        received: Messages that arrived, this node's own included.
+        caught_up: Messages that were read from histories since they had not arrived.
+        interruptions: Rooms whose members here were sent away to recover.
+        overflows: How often more arrived than could wait while this node caught up.
+        asked: Requests to other nodes.
+        unanswered: Those of them that nobody answered in time.
+    """
+
+    connected: bool
+    losses: int
+    nodes: int
+    swept: int
+    sent: int
+    received: int
+    caught_up: int
+    interruptions: int
+    overflows: int
+    asked: int
+    unanswered: int
