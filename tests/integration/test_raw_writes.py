@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from switchboard_server.core.principal import ANONYMOUS
+from switchboard_server.core.realtime import floor, rounds
 from switchboard_server.core.realtime.wishes import BroadcastWish
 from tests.integration.bridge import BridgeClient, Running, bridge, settled
 
@@ -72,6 +74,95 @@ def test_messages_of_one_turn_are_one_write(run: Run) -> None:
     run(scenario())
 
 
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a message to a single client go out as one to thousands does."""
+    monkeypatch.setattr(rounds, "MANY", 1)
+    monkeypatch.setattr(floor, "MANY", 1)
+
+
+@LOOPS
+def test_what_goes_to_many_is_written_past_the_transports_in_order_with_all_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few_are_many(monkeypatch)
+    sizes = [1, 100, 1000, 65_536, 200_000] * 20
+
+    async def talk(client: BridgeClient) -> None:
+        for number in range(50):
+            await client.send("chat", {"n": number}, to={"clients": ["a", "b"]})
+            await (await client.socket.ping(b"%d" % number))
+
+    async def listen(client: BridgeClient) -> list[int]:
+        found: dict[str, list[int]] = {"note": [], "chat": []}
+        while len(found["note"]) < len(sizes) or len(found["chat"]) < 100:
+            frame = await client.read()
+            found[frame["type"]].append(frame["data"]["n"])
+        assert sorted(found["chat"]) == sorted([*range(50), *range(50)])
+        return found["note"]
+
+    async def scenario() -> None:
+        async with (
+            bridge(frames_per_second=10_000) as hub,
+            hub.member("a") as one,
+            hub.member("b") as two,
+        ):
+            listening = [asyncio.create_task(listen(client)) for client in (one, two)]
+            talking = [asyncio.create_task(talk(client)) for client in (one, two)]
+            for number, size in enumerate(sizes):
+                await broadcast(hub, n=number, padding="x" * size)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            await asyncio.gather(*talking)
+            for found in await asyncio.gather(*listening):
+                assert found == list(range(len(sizes)))
+            assert not hub.realtime.stats().dropped
+
+    run(scenario())
+
+
+@LOOPS
+def test_a_message_to_many_takes_one_write_to_the_socket_and_none_of_the_transport(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few_are_many(monkeypatch)
+
+    async def scenario() -> None:
+        async with bridge() as hub, hub.member("a") as client:
+            (connection,) = hub.server.connections
+            assert await client.done("join", {"room": "r"})
+            writes: list[bytes] = []
+            monkeypatch.setattr(connection, "write", writes.append)
+            for number in range(3):
+                await broadcast(hub, n=number)
+                assert (await notes(client, 1))[0]["n"] == number
+            assert not writes
+
+    run(scenario())
+
+
+@LOOPS
+def test_a_name_taken_over_gets_nothing_that_was_for_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few_are_many(monkeypatch)
+
+    async def scenario() -> None:
+        async with bridge() as hub, hub.member("b") as other:
+            for number in range(20):
+                async with hub.member(f"a{number}") as client:
+                    (await client.done("join", {"room": "r"}))
+                    wish = BroadcastWish("note", {"n": number}, rooms=["r"])
+                    await hub.realtime.broadcast(wish, ANONYMOUS)
+                    client.socket.transport.abort()
+                    # The next one gets the outlet of the one that is gone.
+                async with hub.member(f"b{number}") as next_one:
+                    await broadcast(hub, n=1000 + number)
+                    assert (await next_one.read())["data"]["n"] == 1000 + number
+            assert [each["n"] for each in await notes(other, 20)] == [*range(1000, 1020)]
+
+    run(scenario())
+
+
 @LOOPS
 def test_nothing_follows_a_close_frame(run: Run) -> None:
     async def scenario() -> None:
@@ -97,7 +188,8 @@ def test_writing_to_a_connection_that_was_just_cut_is_no_error(run: Run) -> None
         async with bridge() as hub, hub.member("a") as client:
             (connection,) = hub.server.connections
             connection.transport.abort()
-            assert connection.open
+            assert connection.protocol.state is State.OPEN
+            assert not connection.open
             connection.write(b"\x81\x01x")
             connection.begin_close(4000, "", 1.0)
             await broadcast(hub, n=1)
@@ -108,9 +200,13 @@ def test_writing_to_a_connection_that_was_just_cut_is_no_error(run: Run) -> None
 
 
 @LOOPS
+@pytest.mark.parametrize("many", [False, True])
 def test_what_is_written_waits_where_it_is_bounded_while_the_client_does_not_read(
-    run: Run,
+    run: Run, many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if many:
+        _few_are_many(monkeypatch)
+
     async def scenario() -> None:
         async with bridge() as hub, hub.member("a") as client:
             (connection,) = hub.server.connections

@@ -10,6 +10,10 @@ is, past the library. That is safe beside the library's own writes because
 - after a close frame nothing more is written, and nothing to a transport that is closed, because
   `write` asks first.
 
+What goes to thousands is written past the transport as well (`fan_out`), which is safe while the
+transport has nothing to write itself, and until it says that the connection is lost: only then does
+it close the socket.
+
 `tests/integration/test_raw_writes.py` holds it to that.
 """
 
@@ -29,6 +33,7 @@ PING = b"\x89\x00"
 _OTHER_METHODS = frozenset({b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"})
 _LONGEST_METHOD = max(map(len, _OTHER_METHODS))
 _OPEN = State.OPEN
+_NOBODY_WATCHES = bytearray(1)
 _NO_REQUEST = Request("", Headers())
 _NO_RESPONSE = Response(HTTPStatus.SWITCHING_PROTOCOLS, "", Headers())
 
@@ -41,6 +46,7 @@ class BridgeConnection(ServerConnection):
         heard: When anything last came, by the loop's clock.
         on_writable: Is called when the write buffer has room again.
         on_lost: Is called when the connection is gone.
+        socket: Its file descriptor, for writing past the transport; -1: there must be none such.
     """
 
     registry: set["BridgeConnection"]
@@ -56,6 +62,8 @@ class BridgeConnection(ServerConnection):
         super().__init__(*args, **kwargs)
         self._start = b""
         self._deaf = False
+        self._ready, self._place = _NOBODY_WATCHES, 0
+        self.socket = -1
         self.made = self.heard = self.loop.time()
         self.on_writable: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -63,7 +71,9 @@ class BridgeConnection(ServerConnection):
     @property
     def open(self) -> bool:
         """Whether frames may be written."""
-        return self.protocol.state is State.OPEN
+        # A transport may be closed for a moment before the protocol hears of it, and then uvloop's
+        # raises an error.
+        return self.protocol.state is _OPEN and not self.transport.is_closing()
 
     def behind(self) -> bool:
         """Whether the client has yet to read so much that more should wait."""
@@ -74,11 +84,17 @@ class BridgeConnection(ServerConnection):
 
         Never waits: whoever writes much asks `behind` first.
         """
-        # A transport may be closed for a moment before the protocol hears of it, and then uvloop's
-        # raises an error.
-        transport = self.transport
-        if self.protocol.state is _OPEN and not transport.is_closing():
-            transport.write(frames)
+        self._ready[self._place] = 0
+        if self.open:
+            self.transport.write(frames)
+
+    def watch(self, ready: bytearray, place: int) -> None:
+        """Has a byte set to 0 whenever the socket is not to be written to past the transport."""
+        self._ready, self._place = ready, place
+
+    def drained(self) -> bool:
+        """Whether the socket can be written to past the transport, which has nothing to write."""
+        return self.socket >= 0 and not self.transport.get_write_buffer_size()
 
     def begin_close(self, code: int, reason: str, seconds: float) -> None:
         """Starts the closing handshake, after all that was written.
@@ -88,7 +104,7 @@ class BridgeConnection(ServerConnection):
             reason: At most 123 bytes.
             seconds: How long the client has to take it; then the connection is cut.
         """
-        if self.protocol.state is _OPEN and not self.transport.is_closing():
+        if self.open:
             self.protocol.send_close(code, reason)
             self.send_data()
             self.loop.call_later(seconds, self.transport.abort)
@@ -101,10 +117,14 @@ class BridgeConnection(ServerConnection):
         """See `asyncio.Protocol`."""
         self.registry.add(self)
         super().connection_made(transport)
+        if transport.get_extra_info("sslcontext") is None:
+            self.socket = transport.get_extra_info("socket").fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self.registry.discard(self)
+        self._ready[self._place] = 0
+        self.socket = -1
         super().connection_lost(exc)
         if self.request is None:
             type(self).on_unasked(self)
@@ -139,6 +159,7 @@ class BridgeConnection(ServerConnection):
         That is anything that cannot start a WebSocket: a request with a body, and what is no HTTP
         at all. A client deserves to be told.
         """
+        self._ready[self._place] = 0
         # Something came that cannot be parsed, and only the end of the stream is to be sent.
         if self._start and self.protocol.handshake_exc and self.protocol.writes == [b""]:
             method = self._start.partition(b" ")[0]

@@ -1,19 +1,12 @@
 """When what waits for clients is written: at once, or together with what comes meanwhile."""
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
 
 LARGE = 256
 """A round of writes to at least so many clients holds back the next one, and messages gather."""
 SHARE = 0.5
 """How long, as a part of what the round took."""
-
-
-class Flushed(Protocol):
-    """A client with something to be written."""
-
-    def flush(self) -> None:
-        """Writes it. Must not raise."""
 
 
 class Flusher:
@@ -26,13 +19,20 @@ class Flusher:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ready: list[Flushed] = []
+        self._ready: list[Callable[[], None]] = []
+        self._clients = 0
         self._ended = self._took = 0.0
         self._large = False
 
-    def add(self, client: Flushed) -> None:
-        """Has a client written to in the next round."""
-        self._ready.append(client)
+    def add(self, write: Callable[[], None], clients: int = 1) -> None:
+        """Has clients written to in the next round.
+
+        Args:
+            write: Does it. Must not raise.
+            clients: To how many.
+        """
+        self._ready.append(write)
+        self._clients += clients
         if len(self._ready) > 1:
             return
         if self._large and self._loop.time() < self._ended + self._took:
@@ -43,8 +43,8 @@ class Flusher:
     def _flush(self) -> None:
         began = self._loop.time()
         ready, self._ready = self._ready, []
-        for client in ready:
-            client.flush()
-        self._large = len(ready) >= LARGE
+        self._large, self._clients = self._clients >= LARGE, 0
+        for write in ready:
+            write()
         self._ended = self._loop.time()
         self._took = self._ended - began

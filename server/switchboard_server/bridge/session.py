@@ -13,6 +13,7 @@ from switchboard_server.bridge.commands import COMMANDS, MESSAGE, Command
 from switchboard_server.bridge.connection import PING, BridgeConnection
 from switchboard_server.bridge.errors import PING_TIMEOUT, closing, code_of
 from switchboard_server.bridge.event_json import EventJson
+from switchboard_server.bridge.fan_out import FanOut
 from switchboard_server.bridge.flushing import Flusher
 from switchboard_server.bridge.frames import BadFrame, Frame
 from switchboard_server.bridge.handshake import Opening
@@ -82,6 +83,7 @@ class Services:
         json: Events as JSON.
         frames: What the realtime hub has to say, as frames.
         flusher: Says when to write it.
+        fan: Writes what goes to many.
     """
 
     hub: UseCases
@@ -92,6 +94,7 @@ class Services:
     json: EventJson
     frames: ItemFrames
     flusher: Flusher
+    fan: FanOut
 
 
 class Session:
@@ -115,6 +118,7 @@ class Session:
         "_loop",
         "_member",
         "_opening",
+        "_outlet",
         "_services",
         "_subscriptions",
         "_tasks",
@@ -129,6 +133,7 @@ class Session:
         self._opening = opening
         self._loop = connection.loop
         self._member: Connection | None = None
+        self._outlet: int | None = None
         self._subscriptions: Subscriptions | None = None
         self._bucket = TokenBucket(services.limits.frames_per_second, self._loop.time())
         self._bad_times: list[float] = []
@@ -235,10 +240,13 @@ class Session:
         """Has the hub know the client."""
         connection, services = self._connection, self._services
         opening, self._opening = self._opening, Opening("", "", None)
+        self._outlet = services.fan.add(connection)
         self._member = await services.hub.realtime.connect(
             ConnectWish(Transport.WEBSOCKET, _peer(connection), opening.client_id, opening.user),
             principal,
             self.wake,
+            fan=services.fan,
+            outlet=self._outlet,
         )
         connection.on_writable = self.flush
         connection.on_lost = self._release
@@ -257,6 +265,8 @@ class Session:
             await self._subscriptions.close()
         if self._member is not None:
             self._services.hub.realtime.close(self._member)
+        if self._outlet is not None:
+            self._services.fan.remove(self._outlet)
 
     def end(self, error: SwitchboardError) -> None:
         """Ends the connection because of an error, which the client is told."""
@@ -357,7 +367,7 @@ class Session:
 
     def wake(self) -> None:
         """Has what the hub has for the client written soon."""
-        self._services.flusher.add(self)
+        self._services.flusher.add(self.flush)
 
     def flush(self) -> None:
         """Writes what the hub has for the client, as long as the client reads."""
@@ -369,12 +379,12 @@ class Session:
             if member.ended is not None:
                 self.end(member.ended)
             return
-        while items := member.take(TAKE_BYTES):
-            self._write_items(items)
+        # What many get together with it, if that is all there is, is left for the fan to write.
+        while not member.outbox.idle:
+            if items := member.take(TAKE_BYTES):
+                self._write_items(items)
             if connection.behind():
                 return
-            if not member.outbox:
-                break
         if member.ended is not None:
             self.end(member.ended)
         if self._waiting:

@@ -10,6 +10,7 @@ from websockets.http11 import Request
 from switchboard_server.bridge import handshake
 from switchboard_server.bridge.connection import BridgeConnection
 from switchboard_server.bridge.event_json import EventJson
+from switchboard_server.bridge.fan_out import FanOut
 from switchboard_server.bridge.flushing import Flusher
 from switchboard_server.bridge.handshake import Opening
 from switchboard_server.bridge.keepalive import Keepalive
@@ -69,6 +70,14 @@ class WebSocketDoor:
         self.limits = limits
         self._allowed_origins = allowed_origins
         self._metrics = metrics
+        frames = ItemFrames(
+            {
+                "heartbeat_seconds": limits.ping_interval,
+                "max_frame_bytes": limits.max_frame_bytes,
+                "max_frames_per_second": limits.frames_per_second,
+            }
+        )
+        flusher = Flusher()
         self._services = Services(
             hub,
             authenticate,
@@ -76,14 +85,9 @@ class WebSocketDoor:
             metrics,
             Keepalive(limits.ping_interval, limits.ping_timeout),
             EventJson(),
-            ItemFrames(
-                {
-                    "heartbeat_seconds": limits.ping_interval,
-                    "max_frame_bytes": limits.max_frame_bytes,
-                    "max_frames_per_second": limits.frames_per_second,
-                }
-            ),
-            Flusher(),
+            frames,
+            flusher,
+            FanOut(flusher, frames, metrics),
         )
         self._openings: dict[ServerConnection, tuple[Opening, BridgeConnection]] = {}
         self._sessions: dict[Session, None] = {}

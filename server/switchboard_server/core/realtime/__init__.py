@@ -2,6 +2,7 @@
 
 `hub` is what clients can do, with `looking` for its listings; `wishes` goes into it and `views`
 come out. A `connection` has an `outbox`, bounded, of `items`: `messages`, `notices` of who joined
-and left a room, and words about the connection. `rooms` knows who stands where, `history` is the
-port that keeps what rooms remember, and `checks` say what names, contents and targets are like.
+and left a room, and words about the connection; what goes to many at once waits in `rounds`.
+`rooms` knows who stands where, `history` is the port that keeps what rooms remember, and `checks`
+say what names, contents and targets are like.
 """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from switchboard_server.core.realtime.rooms import Room
+    from switchboard_server.core.realtime.rounds import Fan, Rounds
 
 
 class Connection:
@@ -32,11 +33,14 @@ class Connection:
         connect_time_ns: When it was opened, Unix time in nanoseconds.
         principal: The caller.
         outbox: What waits for it.
+        rounds: What waits for many together, it among them.
         on_ready: Is called in the event loop when something can be taken, after `take` had
             returned less than there was room for; and when the connection has ended. Several
             messages of one turn of the loop make one call. It must not block and must not raise.
 
     Attributes:
+        fan: Sends to it what goes to many; None: its door has none.
+        outlet: The number by which the fan knows it.
         principal: With whose permissions the client's own calls are made: the caller, under the
             name of the connection's user.
         rooms: Where it stands.
@@ -45,11 +49,14 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_rounds",
         "client_id",
         "connect_time_ns",
         "ended",
+        "fan",
         "on_ready",
         "outbox",
+        "outlet",
         "peer",
         "principal",
         "rooms",
@@ -67,6 +74,7 @@ class Connection:
         connect_time_ns: int,
         principal: Principal,
         outbox: Outbox,
+        rounds: Rounds,
         on_ready: Callable[[], None],
     ) -> None:
         self.client_id = client_id
@@ -76,7 +84,10 @@ class Connection:
         self.connect_time_ns = connect_time_ns
         self.principal = principal.named(user)
         self.outbox = outbox
+        self._rounds = rounds
         self.on_ready = on_ready
+        self.fan: Fan | None = None
+        self.outlet = 0
         self.rooms: dict[str, Room] = {}
         self.ended: SwitchboardError | None = None
 
@@ -90,7 +101,10 @@ class Connection:
         Returns:
             The items in order; empty: there is nothing now, and `on_ready` tells when there is.
         """
-        return self.outbox.take(max_bytes)
+        self._rounds.begin_take(self)
+        items = self.outbox.take(max_bytes)
+        self._rounds.end_take(self)
+        return items
 
     def renew(self, principal: Principal) -> None:
         """Takes another token of the same user for what the client does from now on.

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 
 from switchboard_server.core.clock import Clock
@@ -21,6 +21,7 @@ from switchboard_server.core.realtime.neighbours import Entry, Neighbours
 from switchboard_server.core.realtime.notices import Gathering
 from switchboard_server.core.realtime.outbox import Outbox, OutboxLimits
 from switchboard_server.core.realtime.rooms import Directory, Room
+from switchboard_server.core.realtime.rounds import MANY, Audience, Rounds
 from switchboard_server.core.realtime.views import JoinResult
 from switchboard_server.core.realtime.wishes import BroadcastWish, ConnectWish, RoomJoin
 
@@ -78,6 +79,7 @@ class Floor:
         self._ready: list[Connection] = []
         self._flushing = False
         self._full: list[Connection] = []
+        self._rounds = Rounds(limits, self._full.append, self.settle)
 
     @property
     def dropped(self) -> int:
@@ -94,10 +96,15 @@ class Floor:
             wish.peer,
             connect_time_ns=self.clock(),
             principal=principal,
-            outbox=Outbox(self._limits, lambda: self._ready.append(connection)),
+            outbox=Outbox(self._limits, lambda: self._wake(connection)),
+            rounds=self._rounds,
             on_ready=_nobody,
         )
         return connection
+
+    def _wake(self, connection: Connection) -> None:
+        self._rounds.busy.add(connection)
+        self._ready.append(connection)
 
     def open(self, connection: Connection) -> None:
         """Opens a connection whose name is free, and tells it so."""
@@ -111,6 +118,7 @@ class Floor:
 
     def end(self, connection: Connection, error: SwitchboardError) -> None:
         """Ends a connection from this side; its door hears of it."""
+        self._rounds.catch_up(connection)
         self._remove(connection, error.reason)
         connection.ended = error
         self._ready.append(connection)
@@ -131,6 +139,7 @@ class Floor:
         self._dropped += connection.outbox.dropped
         self.ended[reason] += 1
         connection.outbox.detach()
+        self._rounds.forget(connection)
         self.neighbours.part(connection, places)
 
     async def join(self, connection: Connection, join: RoomJoin) -> JoinResult:
@@ -217,6 +226,7 @@ class Floor:
             gathering = room.gathering = Gathering(room)
             number = next(self.numbers)
             for watcher in room.watchers:
+                self._rounds.catch_up(watcher)
                 if not watcher.outbox.notify(number, gathering):
                     self._full.append(watcher)
         gathering.add(who.client_id, before, now)
@@ -234,14 +244,14 @@ class Floor:
         """
         excluded = set(self.directory.named(wish.exclude_clients))
         handed = 0
-        for delivered, receivers in self._audiences(message, wish, kept):
-            handed += self._hand(delivered, receivers, excluded)
+        for delivered, audience in self._audiences(message, wish, kept):
+            handed += self._hand(delivered, audience, excluded)
         self.delivered += handed
         return handed
 
     def _audiences(
         self, message: Message, wish: BroadcastWish, kept: Mapping[str, Delivered]
-    ) -> Iterable[tuple[Delivered, Collection[Connection]]]:
+    ) -> Iterable[tuple[Delivered, Audience]]:
         """Who gets a message, grouped by how they see it; nobody is in two groups."""
         directory = self.directory
         rooms = [room for name in dict.fromkeys(wish.rooms) if (room := directory.rooms.get(name))]
@@ -251,32 +261,41 @@ class Floor:
         ]
         others: dict[Connection, None] = {}
         if wish.to_all:
-            others = dict.fromkeys(directory.connections.values())
+            if not rooms:
+                return [(Delivered(message, ()), directory.audience)]
+            others = dict.fromkeys(directory.audience.connections)
         elif wish.users or wish.clients:
             for user in wish.users:
                 others.update(dict.fromkeys(directory.of_user(user)))
             others.update(dict.fromkeys(directory.named(wish.clients)))
         if len(rooms) == 1 and not others:
-            return [(seen[0], rooms[0].members)]
+            return [(seen[0], rooms[0].audience)]
         if not rooms:
-            return [(Delivered(message, ()), others)]
+            return [(Delivered(message, ()), Audience(others))]
         return _grouped(message, rooms, seen, others)
 
     def _hand(
         self,
         delivered: Delivered,
-        receivers: Collection[Connection],
+        audience: Audience,
         excluded: Collection[Connection],
     ) -> int:
         if excluded:
-            receivers = [each for each in receivers if each not in excluded]
+            audience = Audience(each for each in audience.connections if each not in excluded)
+        receivers: Sequence[Connection] = audience.connections
+        if len(audience) >= MANY:
+            receivers = self._rounds.add(delivered, audience)
+        else:
+            for connection in receivers:
+                self._rounds.catch_up(connection)
         missed = [each for each in receivers if not each.outbox.offer(delivered)]
         if delivered.recoverable:
             self._full += missed
-        return len(receivers) - len(missed)
+        return len(audience) - len(missed)
 
     def tell(self, connection: Connection, word: Started | Joined | Left) -> bool:
         """Tells a connection something about itself; whether its outbox took it."""
+        self._rounds.catch_up(connection)
         if connection.outbox.tell(next(self.numbers), word):
             return True
         self._full.append(connection)
@@ -311,7 +330,7 @@ class Floor:
 
 def _grouped(
     message: Message, rooms: list[Room], seen: list[Delivered], others: dict[Connection, None]
-) -> Iterable[tuple[Delivered, Collection[Connection]]]:
+) -> Iterable[tuple[Delivered, Audience]]:
     """Groups receivers by those of the rooms that they stand in."""
     standing: dict[Connection, tuple[int, ...]] = dict.fromkeys(others, ())
     for index, room in enumerate(rooms):
@@ -322,10 +341,10 @@ def _grouped(
         groups.setdefault(indexes, []).append(connection)
     for indexes, receivers in groups.items():
         if len(indexes) == 1:
-            yield seen[indexes[0]], receivers
+            yield seen[indexes[0]], Audience(receivers)
         else:
             places = tuple(seen[index].rooms[0] for index in indexes)
-            yield Delivered(message, places), receivers
+            yield Delivered(message, places), Audience(receivers)
 
 
 def _too_slow() -> ResourceExhaustedError:

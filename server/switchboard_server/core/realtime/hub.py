@@ -34,6 +34,7 @@ from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.messages import Message
 from switchboard_server.core.realtime.neighbours import Neighbours, Whereabouts
 from switchboard_server.core.realtime.outbox import OutboxLimits
+from switchboard_server.core.realtime.rounds import Fan
 from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
 from switchboard_server.core.realtime.views import (
     Broadcast,
@@ -134,7 +135,13 @@ class RealtimeHub:
         await self._neighbours.close()
 
     async def connect(
-        self, wish: ConnectWish, principal: Principal, on_ready: Callable[[], None]
+        self,
+        wish: ConnectWish,
+        principal: Principal,
+        on_ready: Callable[[], None],
+        *,
+        fan: Fan | None = None,
+        outlet: int = 0,
     ) -> Connection:
         """Opens a connection; the door closes it with `close` when the client is gone.
 
@@ -145,6 +152,8 @@ class RealtimeHub:
             wish: What is wanted.
             principal: Who connects.
             on_ready: See `Connection`.
+            fan: See `Connection`.
+            outlet: See `Connection`.
 
         Raises:
             InvalidArgumentError: A name is not allowed.
@@ -166,6 +175,7 @@ class RealtimeHub:
             raise too_many_rooms()
         self._namesake(wish.client_id, user)
         connection = self._floor.made(wish, user, principal)
+        connection.fan, connection.outlet = fan, outlet
         try:
             await self._open(connection, wish)
         except BaseException as error:

@@ -104,6 +104,11 @@ class Outbox:
         return len(self._kept) + len(self._loose)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits, as far as `take` has told; `wake` is called when that ends."""
+        return self._idle
+
+    @property
     def size(self) -> int:
         """Bytes that wait, about."""
         return self._bytes

@@ -10,6 +10,7 @@ from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.names import SortedNames
 from switchboard_server.core.realtime.notices import Gathering
+from switchboard_server.core.realtime.rounds import Audience
 
 
 class Totals(NamedTuple):
@@ -43,6 +44,7 @@ class Room:
     """
 
     __slots__ = (
+        "_audience",
         "create_time_ns",
         "gathering",
         "members",
@@ -62,6 +64,14 @@ class Room:
         self.watchers: dict[Connection, None] = {}
         self.gathering: Gathering | None = None
         self.totals: Totals | None = None
+        self._audience: Audience | None = None
+
+    @property
+    def audience(self) -> Audience:
+        """Who stands in it: the same object for as long as nobody joins or leaves."""
+        if self._audience is None:
+            self._audience = Audience(self.members)
+        return self._audience
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -80,6 +90,7 @@ class Room:
         """Has a connection stand in the room."""
         member = Member(connection.client_id, connection.user, join_time_ns)
         self.members[connection] = member
+        self._audience = None
         connection.rooms[self.name] = self
         if connection.user:
             self.users[connection.user] = self.users.get(connection.user, 0) + 1
@@ -88,6 +99,7 @@ class Room:
     def remove(self, connection: Connection) -> Member:
         """Has a connection stand in the room no longer."""
         self.unwatch(connection)
+        self._audience = None
         del connection.rooms[self.name]
         if user := connection.user:
             self.users[user] -= 1
@@ -128,10 +140,19 @@ class Directory:
         self.client_ids = SortedNames()
         self.user_names = SortedNames()
         self.room_names = SortedNames()
+        self._audience: Audience | None = None
+
+    @property
+    def audience(self) -> Audience:
+        """All connections: the same object for as long as none comes or goes."""
+        if self._audience is None:
+            self._audience = Audience(self.connections.values())
+        return self._audience
 
     def add(self, connection: Connection) -> None:
         """Adds a connection whose name is free."""
         self.connections[connection.client_id] = connection
+        self._audience = None
         self.client_ids.add(connection.client_id)
         if user := connection.user:
             if user not in self.users:
@@ -142,6 +163,7 @@ class Directory:
     def remove(self, connection: Connection) -> None:
         """Removes a connection that stands in no room any more."""
         del self.connections[connection.client_id]
+        self._audience = None
         self.client_ids.remove(connection.client_id)
         if user := connection.user:
             del self.users[user][connection]
