@@ -89,8 +89,10 @@ class SpreadGroups:
 
     async def give_up(self, seat: str) -> None:
         """Saves the groups of a seat that the node still holds, and serves them no more."""
-        await self.holdings.give_up(seat)
-        self.streams.seat_lost(seat)
+        try:
+            await self.holdings.give_up(seat)
+        finally:
+            self.streams.seat_lost(seat)
 
     def node_gone(self, address: str) -> None:
         """See `CarrierListener.node_gone`."""

@@ -80,8 +80,10 @@ class Holding:
         The node still holds the seat, and nothing is asked of it any more.
         """
         self.lost = True
-        await self.hub.close(MovedError())
-        self.let_go()
+        try:
+            await self.hub.close(MovedError())
+        finally:
+            self.let_go()
 
     def let_go(self) -> None:
         """Sends everybody to who has the groups now, and saves nothing."""

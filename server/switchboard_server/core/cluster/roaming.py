@@ -171,6 +171,11 @@ class RoamingMember:
     # --- where it is -----------------------------------------------------------------------------
 
     @property
+    def place(self) -> object:
+        """What stands for its stay where its group is now; None: it is on its way."""
+        return self._here or self._there
+
+    @property
     def is_here(self) -> bool:
         """Whether its group is on its own node."""
         return self._here is not None

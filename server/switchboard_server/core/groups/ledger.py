@@ -35,6 +35,8 @@ MAX_ASIDE = 64
 """Most events that are passed over at a time because they should go to another member."""
 KEYED_WINDOW = 10_000
 """Events that a KEY_SHARED group reads ahead, to find keys that are free."""
+NONCES = 2**32
+"""Among so many a ledger begins anywhere."""
 MAX_OPEN = 100_000
 """A group with more events unsettled reads no further: it is not its members' credit that grows so,
 but what they rejected and what waits for its time."""
@@ -85,7 +87,7 @@ class Ledger:
         config: What its members agreed on.
         secret: The group's own number, 32 bits, from which the names of deliveries are made.
         snapshot: Where it stands; what of it is open is given back by `readmit`.
-        nonce: Deliveries are numbered from here on, if not from further.
+        nonce: Deliveries are numbered from here on, or from further.
         chance: Random numbers from 0 up to 1, for the jitter of waits.
 
     Attributes:
@@ -123,7 +125,9 @@ class Ledger:
         self.closed: set[int] = set()
         self._secret = secret
         self._floor = snapshot.floor
-        self._nonce = max(nonce, snapshot.nonce + 1) + 3 & ~3
+        # Far from what was given out last and is not in the snapshot, by whoever had the group: two
+        # deliveries of an event must not have one name.
+        self._nonce = max(nonce, snapshot.nonce + 1) + int(chance() * NONCES) + 3 & ~3
         self._chance = chance
         self._lines = KeyLines() if config.mode is Mode.KEY_SHARED else None
         self._ready = ReadyQueue()

@@ -70,7 +70,12 @@ def deliveries(frames: bytes) -> list[Got]:
 
 @dataclass
 class Worker:
-    """A member of a group and what it has seen."""
+    """A member of a group and what it has seen.
+
+    Attributes:
+        place: The stay of its stream with one holder of the group that the last deliveries are of.
+        waiting: Deliveries that have come, and that nobody has taken.
+    """
 
     node: "Node"
     name: str
@@ -78,6 +83,7 @@ class Worker:
     started: Started
     gaps: list[Gap] = field(default_factory=list)
     beats: int = 0
+    place: object = None
     waiting: deque[Got] = field(default_factory=deque)
 
     async def take(self, count: int) -> list[Got]:
@@ -94,6 +100,7 @@ class Worker:
         elif isinstance(item, Heartbeat):
             self.beats += 1
         elif isinstance(item, Chunk):
+            self.place = self.member.place
             self.waiting.extend(deliveries(item.frames))
 
     async def silent(self) -> bool:
