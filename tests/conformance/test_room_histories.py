@@ -1,14 +1,18 @@
 """The contract of `RoomHistories`, for every backend that implements it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from switchboard_server.backends.embedded.histories import ROOM_BYTES, MemoryHistories
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.realtime.history import HistoryPolicy, RoomHistories
+from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.messages import OVERHEAD_BYTES, Delivered, Message, Position
+from tests.conformance.histories import Histories, InMemory, InRedis
+from tests.support.brokers import RedisServer
 from tests.support.realtime import NOON_NS, Time
+from tests.support.realtime_nodes import Node, nodes
 
 POLICY = HistoryPolicy(3, 10 * SECOND_NS)
 
@@ -19,7 +23,7 @@ def a_message(number: int, size: int = 2) -> Message:
         message_id=str(number),
         message_type="chat",
         data={},
-        json=b" " * size,
+        json=b"{}".ljust(size),
         sender_client_id="",
         sender_user="",
         time_ns=NOON_NS + number,
@@ -31,109 +35,121 @@ def time() -> Time:
     return Time()
 
 
-@pytest.fixture(params=["embedded"])
-def histories(time: Time) -> RoomHistories:
+@pytest.fixture(params=["memory", "redis"])
+async def histories(request: pytest.FixtureRequest, time: Time) -> AsyncIterator[Histories]:
     """The histories of a backend, with room for much."""
-    return MemoryHistories(1 << 20, time)
+    if request.param == "memory":
+        yield InMemory(MemoryHistories(1 << 20, time), POLICY)
+        return
+    server: RedisServer = request.getfixturevalue("redis")
+    async with nodes([server.url], 1, rules={"*": POLICY}, clock=in_ms(time)) as (node,):
+        yield InRedis(node)
 
 
-def fill(histories: RoomHistories, room: str, *numbers: int) -> list[Position]:
-    return [histories.append(room, POLICY, a_message(each)).rooms[0] for each in numbers]
+def in_ms(time: Time) -> Callable[[], int]:
+    return lambda: time() // 1_000_000
+
+
+async def fill(histories: Histories, room: str, *numbers: int) -> list[Position]:
+    return [await histories.append(room, POLICY, a_message(each)) for each in numbers]
 
 
 def numbers(messages: Sequence[Delivered] | None) -> list[int] | None:
-    return None if messages is None else [each.message.number for each in messages]
+    return None if messages is None else [int(each.message.message_id) for each in messages]
 
 
-def test_offsets_grow_by_one_in_an_epoch_of_the_room(histories: RoomHistories) -> None:
-    places = fill(histories, "a", 7, 8, 9)
+async def test_offsets_grow_by_one_in_an_epoch_of_the_room(histories: Histories) -> None:
+    places = await fill(histories, "a", 7, 8, 9)
     assert [place.offset for place in places] == [1, 2, 3]
     assert {(place.room, place.epoch) for place in places} == {("a", places[0].epoch)}
-    (other,) = fill(histories, "b", 10)
+    (other,) = await fill(histories, "b", 10)
     assert other.offset == 1
     assert other.epoch != places[0].epoch
 
 
-def test_the_latest_are_kept_up_to_the_size(histories: RoomHistories) -> None:
-    places = fill(histories, "a", 1, 2, 3, 4, 5)
-    assert numbers(histories.latest("a", 10)) == [3, 4, 5]
-    assert numbers(histories.latest("a", 2)) == [4, 5]
-    assert numbers(histories.latest("nowhere", 2)) == []
-    assert numbers(histories.after("a", places[4])) == []
-    assert numbers(histories.after("a", places[2])) == [4, 5]
-    assert numbers(histories.after("a", places[1])) == [3, 4, 5]
-    assert histories.after("a", places[0]) is None
-    view = histories.view("a")
-    assert view is not None
-    assert (view.position, view.length, view.create_time_ns) == (places[4], 3, NOON_NS + 1)
+async def test_the_latest_are_kept_up_to_the_size(histories: Histories) -> None:
+    places = await fill(histories, "a", 1, 2, 3, 4, 5)
+    assert numbers(await histories.latest("a", 10)) == [3, 4, 5]
+    assert numbers(await histories.latest("a", 2)) == [4, 5]
+    assert numbers(await histories.latest("nowhere", 2)) == []
+    assert numbers(await histories.after("a", places[4])) == []
+    assert numbers(await histories.after("a", places[2])) == [4, 5]
+    assert numbers(await histories.after("a", places[1])) == [3, 4, 5]
+    assert await histories.after("a", places[0]) is None
+    view = await histories.view("a")
+    assert view == (places[4], 3, NOON_NS + 1)
 
 
-def test_a_place_that_is_not_of_this_history_is_told(histories: RoomHistories) -> None:
-    (place,) = fill(histories, "a", 1)
-    assert histories.after("a", place._replace(offset=2)) is None
-    assert histories.after("a", place._replace(epoch="x")) is None
-    assert histories.after("nowhere", place) is None
-    assert numbers(histories.after("a", place._replace(offset=0))) == [1]
+async def test_a_place_that_is_not_of_this_history_is_told(histories: Histories) -> None:
+    (place,) = await fill(histories, "a", 1)
+    assert await histories.after("a", place._replace(offset=2)) is None
+    assert await histories.after("a", place._replace(epoch="x")) is None
+    assert await histories.after("nowhere", place) is None
+    assert numbers(await histories.after("a", place._replace(offset=0))) == [1]
 
 
-def test_messages_are_kept_for_their_time_and_the_count_for_as_long(
-    histories: RoomHistories, time: Time
+async def test_messages_are_kept_for_their_time_and_the_count_for_as_long(
+    histories: Histories, time: Time
 ) -> None:
-    first, second = fill(histories, "a", 1)[0], None
+    first, second = (await fill(histories, "a", 1))[0], None
     time.pass_seconds(5)
-    (second,) = fill(histories, "a", 2)
+    (second,) = await fill(histories, "a", 2)
     time.pass_seconds(5)
-    assert numbers(histories.latest("a", 10)) == [2]
-    assert histories.after("a", first._replace(offset=0)) is None
-    assert numbers(histories.after("a", first)) == [2]
-    assert histories.names() == ["a"]
+    assert numbers(await histories.latest("a", 10)) == [2]
+    assert await histories.after("a", first._replace(offset=0)) is None
+    assert numbers(await histories.after("a", first)) == [2]
+    assert await histories.names() == ["a"]
     time.pass_seconds(5)
-    assert histories.names() == []
-    assert histories.view("a") is None
-    assert histories.size == 0
-    (third,) = fill(histories, "a", 3)
+    assert await histories.names() == []
+    assert await histories.view("a") is None
+    assert await histories.size() == 0
+    (third,) = await fill(histories, "a", 3)
     assert third.offset == 1
     assert third.epoch != second.epoch
 
 
-def test_a_count_that_is_held_goes_on_for_ever(histories: RoomHistories, time: Time) -> None:
-    start = histories.hold("a", POLICY, NOON_NS)
+async def test_a_count_that_is_held_goes_on_for_ever(histories: Histories, time: Time) -> None:
+    start = await histories.hold("a")
     assert start.offset == 0
-    (place,) = fill(histories, "a", 1)
+    (place,) = await fill(histories, "a", 1)
     time.pass_seconds(1000)
-    assert histories.names() == []
-    assert histories.hold("a", POLICY, NOON_NS) == place
-    assert numbers(histories.after("a", place)) == []
-    assert histories.after("a", start) is None
-    histories.release("a")
+    assert await histories.names() == []
+    assert await histories.hold("a") == place
+    assert numbers(await histories.after("a", place)) == []
+    assert await histories.after("a", start) is None
+    await histories.release("a")
     time.pass_seconds(9)
-    assert numbers(histories.after("a", place)) == []
-    assert fill(histories, "a", 2)[0] == place._replace(offset=2)
+    assert numbers(await histories.after("a", place)) == []
+    assert (await fill(histories, "a", 2))[0] == place._replace(offset=2)
     time.pass_seconds(10)
-    assert histories.view("a") is None
+    assert await histories.view("a") is None
 
 
-def test_a_release_that_is_taken_back_in_time_changes_nothing(
-    histories: RoomHistories, time: Time
+async def test_a_release_that_is_taken_back_in_time_changes_nothing(
+    histories: Histories, time: Time
 ) -> None:
-    start = histories.hold("a", POLICY, NOON_NS)
-    histories.release("a")
+    start = await histories.hold("a")
+    await histories.release("a")
     time.pass_seconds(9)
-    histories.hold("a", POLICY, NOON_NS)
+    await histories.hold("a")
     time.pass_seconds(9)
-    assert histories.after("a", start) == []
-    histories.release("a")
+    assert await histories.after("a", start) == []
+    await histories.release("a")
     time.pass_seconds(9)
-    assert histories.after("a", start) == []
+    assert await histories.after("a", start) == []
     time.pass_seconds(1)
-    assert histories.after("a", start) is None
+    assert await histories.after("a", start) is None
 
 
-def test_names_are_in_order(histories: RoomHistories) -> None:
+async def test_names_are_in_order(histories: Histories) -> None:
     for room in ("b", "c", "a"):
-        fill(histories, room, 1)
-    histories.hold("d", POLICY, NOON_NS)
-    assert list(histories.names()) == ["a", "b", "c"]
+        await fill(histories, room, 1)
+    await histories.hold("d")
+    assert list(await histories.names()) == ["a", "b", "c"]
+
+
+def filled(histories: MemoryHistories, room: str, *numbers: int) -> list[Position]:
+    return [histories.append(room, POLICY, a_message(each)).rooms[0] for each in numbers]
 
 
 class TestBounds:
@@ -141,10 +157,10 @@ class TestBounds:
 
     def test_the_rooms_that_were_sent_to_longest_ago_forget_first(self, time: Time) -> None:
         histories = MemoryHistories(3 * (ROOM_BYTES + OVERHEAD_BYTES + 100), time)
-        places = {room: fill(histories, room, 1)[0] for room in ("a", "b", "c")}
-        fill(histories, "a", 2)
+        places = {room: filled(histories, room, 1)[0] for room in ("a", "b", "c")}
+        filled(histories, "a", 2)
         assert list(histories.names()) == ["a", "b", "c"]
-        fill(histories, "d", 3)
+        filled(histories, "d", 3)
         assert list(histories.names()) == ["a", "c", "d"]
         assert histories.after("b", places["b"]) is None
         assert histories.size <= 3 * (ROOM_BYTES + OVERHEAD_BYTES + 100)
@@ -152,22 +168,53 @@ class TestBounds:
     def test_a_held_room_keeps_its_count(self, time: Time) -> None:
         histories = MemoryHistories(2 * (ROOM_BYTES + OVERHEAD_BYTES + 100), time)
         start = histories.hold("a", POLICY, NOON_NS)
-        (place,) = fill(histories, "a", 1)
+        (place,) = filled(histories, "a", 1)
         for number in range(4):
-            fill(histories, f"b{number}", number)
+            filled(histories, f"b{number}", number)
         assert histories.after("a", start) is None
         assert histories.after("a", place) == []
-        assert fill(histories, "a", 9) == [place._replace(offset=2)]
+        assert filled(histories, "a", 9) == [place._replace(offset=2)]
 
     def test_a_room_alone_forgets_its_oldest(self, time: Time) -> None:
         histories = MemoryHistories(ROOM_BYTES + 2 * OVERHEAD_BYTES + 100, time)
-        fill(histories, "a", 1, 2, 3)
+        filled(histories, "a", 1, 2, 3)
         assert numbers(histories.latest("a", 10)) == [2, 3]
 
     def test_many_rooms_cost_no_more_than_they_may(self, time: Time) -> None:
         histories = MemoryHistories(20 * ROOM_BYTES, time)
         for number in range(1000):
-            fill(histories, f"room-{number}", number)
+            filled(histories, f"room-{number}", number)
             assert histories.size <= 20 * ROOM_BYTES
         time.pass_seconds(10)
         assert histories.size == 0
+
+
+class TestBoundsOfRedis:
+    """How the histories in Redis keep within their bytes, which all nodes share."""
+
+    async def test_the_rooms_that_were_sent_to_longest_ago_forget_first(
+        self, redis: RedisServer, time: Time
+    ) -> None:
+        most = 5000
+        async with self._node(redis, time, most) as (node,):
+            histories = InRedis(node)
+            start = await histories.hold("b")
+            for room in ("a", "b", "c"):
+                await histories.append(room, POLICY, a_message(1, 1000))
+            await histories.append("a", POLICY, a_message(2, 1000))
+            assert list(await histories.names()) == ["a", "c"]
+            view = await histories.view("b")
+            assert view is not None
+            assert view[:2] == (start._replace(offset=1), 0)
+            assert await histories.after("b", start) is None
+            assert 0 < await histories.size() <= most
+            await histories.append("c", POLICY, a_message(3, 4000))
+            assert list(await histories.names()) == ["c"]
+            assert numbers(await histories.latest("c", 10)) == [3]
+            time.pass_seconds(10)
+            assert await histories.size() == 0
+
+    @staticmethod
+    def _node(redis: RedisServer, time: Time, most: int) -> AbstractAsyncContextManager[list[Node]]:
+        rules = {"*": POLICY}
+        return nodes([redis.url], 1, rules=rules, clock=in_ms(time), history_bytes=most)
