@@ -273,7 +273,7 @@ async def test_a_node_that_was_taken_for_dead_says_again_what_it_has(server: Red
 
 
 async def _swept(node: Node) -> bool:
-    stats = node.hub.neighbour_stats()
+    stats = node.hub.stats().neighbours
     return stats is not None and stats.swept == 1
 
 

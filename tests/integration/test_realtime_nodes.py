@@ -75,7 +75,7 @@ async def test_a_node_hears_only_what_it_has_somebody_for(redis: RedisServer) ->
 
 
 async def _received(node: Node, count: int) -> bool:
-    stats = node.hub.neighbour_stats()
+    stats = node.hub.stats().neighbours
     return stats is not None and stats.received == count
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from switchboard_server.core.realtime.stats import RealtimeStats
+from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
 from switchboard_server.core.stats import EventStats, Histogram
 from switchboard_server.telemetry.logs import configure_logging
 from switchboard_server.telemetry.metrics import RPC_BUCKETS, Metrics
@@ -99,6 +99,7 @@ def test_connections_and_messages_are_shown() -> None:
         dropped=9,
         pending=10,
         ended={"SLOW_CONSUMER": 11},
+        neighbours=NeighbourStats(True, *range(12, 22)),
     )
     metrics.watch_realtime(lambda: stats)
     expected = {
@@ -113,8 +114,19 @@ def test_connections_and_messages_are_shown() -> None:
         ("switchboard_messages_dropped_total",): 9,
         ("switchboard_outbox_messages",): 10,
         ("switchboard_connections_ended_total", "SLOW_CONSUMER"): 11,
+        ("switchboard_realtime_connected",): 1,
+        ("switchboard_realtime_losses_total",): 12,
+        ("switchboard_realtime_nodes",): 13,
+        ("switchboard_realtime_swept_total",): 14,
+        ("switchboard_realtime_messages_sent_total",): 15,
+        ("switchboard_realtime_messages_arrived_total",): 16,
+        ("switchboard_realtime_messages_caught_up_total",): 17,
+        ("switchboard_realtime_rooms_interrupted_total",): 18,
+        ("switchboard_realtime_overflows_total",): 19,
+        ("switchboard_realtime_requests_total",): 20,
+        ("switchboard_realtime_requests_unanswered_total",): 21,
     }
-    assert len(expected) == len(fields(RealtimeStats)) + 1
+    assert len(expected) == len(fields(RealtimeStats)) + len(fields(NeighbourStats))
     found = samples(metrics)
     assert {key: found.get(key) for key in expected} == expected
 

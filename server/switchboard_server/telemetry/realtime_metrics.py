@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from switchboard_server.core.realtime.stats import RealtimeStats
+from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
 from switchboard_server.core.realtime.wishes import Transport
 
 
@@ -45,6 +45,15 @@ class RealtimeCollector(Collector):
         for reason, count in stats.ended.items():
             ended.add_metric((reason,), count)
         yield ended
+        if stats.neighbours is not None:
+            yield from _of_neighbours(stats.neighbours)
+
+
+def _of_neighbours(stats: NeighbourStats) -> Iterator[Metric]:
+    for name, text, attribute in _NEIGHBOUR_GAUGES:
+        yield GaugeMetricFamily(name, text, value=getattr(stats, attribute))
+    for name, text, attribute in _NEIGHBOUR_COUNTERS:
+        yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
 
 
 _GAUGES = (
@@ -66,5 +75,50 @@ _COUNTERS = (
         "switchboard_messages_dropped",
         "Messages that connections missed because they read too slowly.",
         "dropped",
+    ),
+)
+
+_NEIGHBOUR_GAUGES = (
+    (
+        "switchboard_realtime_connected",
+        "Whether other nodes, and what rooms remember, can be reached: 1 or 0.",
+        "connected",
+    ),
+    ("switchboard_realtime_nodes", "Nodes that are alive, this one included.", "nodes"),
+)
+
+_NEIGHBOUR_COUNTERS = (
+    ("switchboard_realtime_losses", "Times that other nodes were lost.", "losses"),
+    (
+        "switchboard_realtime_swept",
+        "Times that this node was taken for dead though it was not.",
+        "swept",
+    ),
+    ("switchboard_realtime_messages_sent", "Messages sent to all nodes.", "sent"),
+    (
+        "switchboard_realtime_messages_arrived",
+        "Messages that arrived from all nodes, this one included.",
+        "received",
+    ),
+    (
+        "switchboard_realtime_messages_caught_up",
+        "Messages read from what rooms remember, since they had not arrived.",
+        "caught_up",
+    ),
+    (
+        "switchboard_realtime_rooms_interrupted",
+        "Rooms whose members were sent away to recover, since nobody could tell what was missed.",
+        "interruptions",
+    ),
+    (
+        "switchboard_realtime_overflows",
+        "Times that more arrived than could wait while missed messages were read.",
+        "overflows",
+    ),
+    ("switchboard_realtime_requests", "Requests to other nodes.", "asked"),
+    (
+        "switchboard_realtime_requests_unanswered",
+        "Requests to other nodes that were not answered in time.",
+        "unanswered",
     ),
 )

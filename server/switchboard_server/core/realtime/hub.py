@@ -35,7 +35,7 @@ from switchboard_server.core.realtime.messages import Message
 from switchboard_server.core.realtime.neighbours import Neighbours, Whereabouts
 from switchboard_server.core.realtime.outbox import OutboxLimits
 from switchboard_server.core.realtime.rounds import Fan
-from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
+from switchboard_server.core.realtime.stats import RealtimeStats
 from switchboard_server.core.realtime.views import (
     Broadcast,
     ConnectionsPage,
@@ -468,11 +468,8 @@ class RealtimeHub:
             dropped=floor.dropped,
             pending=sum(len(each.outbox) for each in connections),
             ended=dict(floor.ended),
+            neighbours=self._neighbours.stats(),
         )
-
-    def neighbour_stats(self) -> NeighbourStats | None:
-        """What is counted of other nodes; None where there are none."""
-        return self._neighbours.stats()
 
     def _count_rooms(self) -> int:
         rooms = self._floor.directory.rooms
