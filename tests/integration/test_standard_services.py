@@ -23,6 +23,7 @@ GROUPS = "switchboard.v1.GroupService"
 REALTIME = "switchboard.v1.RealtimeService"
 REGISTRY = "switchboard.v1.RegistryService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
+PROCESS = "grpc.health.v1.Health"
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 CHANNELZ = "grpc.channelz.v1.Channelz"
 REFLECTION = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
@@ -36,7 +37,7 @@ def asking(service: str = "") -> health_pb2.HealthCheckRequest:
     return health_pb2.HealthCheckRequest(service=service)
 
 
-@pytest.mark.parametrize("service", ["", EVENTS, REALTIME, REGISTRY])
+@pytest.mark.parametrize("service", ["", EVENTS, REALTIME, REGISTRY, PROCESS])
 async def test_the_hub_and_its_service_serve(client: Client, service: str) -> None:
     answer = await health(client).Check(asking(service), timeout=DEADLINE)
     assert answer.status == SERVING
@@ -52,6 +53,7 @@ async def test_health_lists_what_is_served(client: Client) -> None:
     answer = await health(client).List(health_pb2.HealthListRequest(), timeout=DEADLINE)
     assert {name: each.status for name, each in answer.statuses.items()} == {
         "": SERVING,
+        PROCESS: SERVING,
         EVENTS: SERVING,
         GROUPS: SERVING,
         REALTIME: SERVING,
@@ -63,13 +65,14 @@ async def test_who_watches_health_is_told_when_the_hub_stops(tmp_path: Path) -> 
     with running(tmp_path, MEMORY) as hub:
         async with connect(hub) as client:
             watches = [
-                health(client).Watch(asking(service), timeout=DEADLINE) for service in ("", EVENTS)
+                health(client).Watch(asking(service), timeout=DEADLINE)
+                for service in ("", EVENTS, PROCESS)
             ]
             unknown = health(client).Watch(asking("no.such.Service"), timeout=DEADLINE)
             assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            assert [(await watch.read()).status for watch in watches] == [SERVING, SERVING]
+            assert [(await watch.read()).status for watch in watches] == [SERVING] * 3
             hub.process.terminate()
-            assert [(await watch.read()).status for watch in watches] == [NOT_SERVING, NOT_SERVING]
+            assert [(await watch.read()).status for watch in watches] == [NOT_SERVING] * 3
             for watch in (*watches, unknown):
                 watch.cancel()
         assert hub.terminate() == 0

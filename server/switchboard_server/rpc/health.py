@@ -23,6 +23,10 @@ NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 class HealthService(HealthServicer):
     """Tells which services can be used now.
 
+    Its own name stands for the process: SERVING until it shuts down, whatever is behind the others.
+    An orchestrator asks for that, since a database that is down is down for every other hub as
+    well, and to take them all out of service ends what still works.
+
     Args:
         services: Full names of the services that the hub serves. All are NOT_SERVING until told
             otherwise, and so is the hub as a whole ("").
@@ -34,6 +38,7 @@ class HealthService(HealthServicer):
         self._changed = asyncio.Event()
         for service in ("", *self._statuses):
             self._server_status[service] = health_pb2.HealthCheckResponse.NOT_SERVING
+        self._server_status[NAME] = health_pb2.HealthCheckResponse.SERVING
 
     @property
     def statuses(self) -> dict[str, bool]:

@@ -1,0 +1,88 @@
+"""Envoy with the configuration of server/deploy puts several hubs behind one address."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import yaml
+from websockets.asyncio.client import connect
+
+from switchboard.v1 import event_pb2, event_service_pb2
+from tests.e2e.load import PATIENCE, list_events, running, stub
+from tests.support.hub import HubProcess
+from tests.support.servers import LOOPBACK, free_port
+
+CONFIG = Path(__file__).parents[2] / "server" / "deploy" / "envoy.yaml"
+ENVOY = Path(sys.executable).with_name("envoy")
+MEMORY = {"SWITCHBOARD_LOG": "memory"}
+
+
+@contextmanager
+def envoy(folder: Path, hubs: Sequence[HubProcess]) -> Iterator[int]:
+    """Envoy before hubs, and its port."""
+    config = yaml.safe_load(CONFIG.read_text())["static_resources"]
+    port = free_port()
+    socket = {"address": LOOPBACK, "port_value": port}
+    config["listeners"][0]["address"]["socket_address"] = socket
+    for cluster in config["clusters"]:
+        cluster["health_checks"][0]["interval"] = "0.1s"
+        cluster["health_checks"][0]["no_traffic_interval"] = "0.1s"
+        ports = [hub.grpc_port if cluster["name"] == "grpc" else hub.port for hub in hubs]
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+            {"endpoint": {"address": {"socket_address": {"address": LOOPBACK, "port_value": each}}}}
+            for each in ports
+        ]
+    (folder / "envoy.json").write_text(json.dumps({"static_resources": config}))
+    own = ("--base-id", str(os.getpid()), "--concurrency", "1", "--log-level", "error")
+    with subprocess.Popen([ENVOY, "-c", folder / "envoy.json", *own]) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+async def publish(channel: grpc.aio.Channel, count: int) -> None:
+    for number in range(count):
+        event = event_pb2.Event(type="edge.event", source_service="edge", text=str(number))
+        request = event_service_pb2.PublishRequest(event=event)
+        await stub(channel).Publish(request, timeout=PATIENCE, wait_for_ready=True)
+
+
+async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "one", MEMORY) as one,
+        running(tmp_path / "two", MEMORY) as two,
+        envoy(tmp_path, [one, two]) as port,
+    ):
+        async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+            await publish(channel, 40)
+            held = []
+            for hub in (one, two):
+                async with hub.channel() as direct:
+                    held.append(len(await list_events(direct)))
+            assert sum(held) == 40
+            assert min(held) > 0, "one hub got none of them"
+            # It says so in its health before it takes no more calls, and Envoy asks for that.
+            one.process.terminate()
+            assert one.process.wait(PATIENCE) == 0
+            await publish(channel, 10)
+            async with two.channel() as direct:
+                assert len(await list_events(direct)) >= held[1] + 10
+
+
+async def test_a_websocket_goes_through(tmp_path: Path) -> None:
+    with running(tmp_path, MEMORY) as hub, envoy(tmp_path, [hub]) as port:
+        async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+            await publish(channel, 1)  # by when Envoy is there, and has found the hub in health
+        async with connect(f"ws://{LOOPBACK}:{port}/ws/ann") as socket:
+            await socket.send(json.dumps({"type": "join", "id": 1, "data": {"room": "general"}}))
+            async with asyncio.timeout(PATIENCE):
+                async for frame in socket:
+                    if json.loads(frame)["type"] == "ack":
+                        break
