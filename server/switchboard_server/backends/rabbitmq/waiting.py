@@ -76,6 +76,9 @@ def describe(error: BaseException) -> str:
     """An error of the driver in words."""
     if isinstance(error, DeliveryError):
         return "it was refused"
+    if isinstance(error, asyncio.CancelledError):
+        # What the driver ends a connection with that gave no sign of life for too long.
+        return "there was no answer"
     words = ", ".join(str(each) for each in error.args if each not in (None, ""))
     return words or type(error).__name__
 

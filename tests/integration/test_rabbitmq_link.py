@@ -1,0 +1,167 @@
+"""A link to RabbitMQ is there again after every outage, and says what is wrong meanwhile."""
+
+import asyncio
+
+import pytest
+
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.link import Link
+from switchboard_server.backends.rabbitmq.topology import QUORUM
+from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
+from switchboard_server.core.errors import UnavailableError
+from tests.support.brokers import RabbitServer
+from tests.support.proxy import TcpProxy
+from tests.support.rabbit import PATIENCE_SECONDS, Told, fresh_topology, linked, until
+from tests.support.servers import free_port
+
+
+async def a_queue(channel: Channel) -> str:
+    """Declares a queue that goes with its connection."""
+    name = fresh_topology().log
+    await channel.declare_queue(name, {}, durable=False, exclusive=True)
+    return name
+
+
+async def test_a_link_knows_the_server_and_its_channels_carry_messages_in_order(
+    rabbit: RabbitServer,
+) -> None:
+    async with linked(rabbit.url) as link:
+        assert link.server_version >= (3, 10)
+        assert (link.connected, link.blocked, link.problem) == (True, False, None)
+        channel = await link.channel(confirms=True)
+        queue = await a_queue(channel)
+        got: list[bytes] = []
+        await channel.consume(queue, lambda message: got.append(message.body), no_ack=True)
+        bodies = [b"%d" % number for number in range(2000)]
+        await asyncio.gather(*[channel.publish("", queue, body) for body in bodies])
+        await until(lambda: len(got) == len(bodies))
+        assert got == bodies
+
+
+async def test_a_message_that_no_queue_takes_comes_back(rabbit: RabbitServer) -> None:
+    async with linked(rabbit.url) as link:
+        channel = await link.channel(confirms=True)
+        queue = await a_queue(channel)
+        outcomes = await asyncio.gather(
+            *[
+                channel.publish("", name, b"x", mandatory=True)
+                for name in (queue, "nobody", queue, "nobody either")
+            ],
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [
+            type(None),
+            UnroutableError,
+            type(None),
+            UnroutableError,
+        ]
+
+
+async def test_a_message_that_a_full_queue_refuses_is_not_confirmed(rabbit: RabbitServer) -> None:
+    async with linked(rabbit.url) as link:
+        channel = await link.channel(confirms=True)
+        queue = fresh_topology().log
+        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        await channel.declare_queue(queue, limits, durable=False, exclusive=True)
+        await channel.publish("", queue, b"x")
+        with pytest.raises(UnavailableError, match="refused"):
+            await channel.publish("", queue, b"y")
+
+
+async def test_a_channel_that_the_broker_ends_says_why_and_fails_what_follows(
+    rabbit: RabbitServer,
+) -> None:
+    async with linked(rabbit.url) as link:
+        channel = await link.channel(confirms=True)
+        heard = asyncio.Event()
+        channel.on_end(heard.set)
+        with pytest.raises(UnavailableError, match="NOT_FOUND"):
+            await channel.declare_queue("nowhere", {}, passive=True)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await heard.wait()
+        assert "NOT_FOUND" in channel.reason
+        with pytest.raises(UnavailableError, match="NOT_FOUND"):
+            await channel.publish("", "anywhere", b"x")
+        other = await link.channel(confirms=True)
+        await a_queue(other)
+
+
+async def test_a_consumer_whose_queue_is_deleted_ends_its_channel(rabbit: RabbitServer) -> None:
+    async with linked(rabbit.url) as link:
+        reading, other = await link.channel(prefetch=1), await link.channel()
+        queue = fresh_topology().log
+        await other.declare_queue(queue, QUORUM)
+        await reading.consume(queue, lambda _: None)
+        await other.delete_queue(queue)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await reading.ended.wait()
+        assert "consumer" in reading.reason
+        await other.delete_queue(queue)
+
+
+async def test_a_link_that_is_cut_and_one_that_goes_dead_are_made_anew(
+    rabbit: RabbitServer,
+) -> None:
+    async with TcpProxy(rabbit.port) as proxy, linked(rabbit.url_at(proxy.port)) as link:
+        told = Told(link)
+        await proxy.cut()
+        await told.until(True, False)
+        await proxy.restore()
+        await told.until(True, False, True)
+        channel = await link.channel(confirms=True)
+        queue = await a_queue(channel)
+        began = asyncio.get_running_loop().time()
+        proxy.blackhole()
+        with pytest.raises(UnavailableError):
+            await channel.publish("", queue, b"x")
+        await told.until(True, False, True, False)
+        # Two heartbeats of five seconds, and not the three of the driver.
+        assert asyncio.get_running_loop().time() - began < 15
+        await proxy.restore()
+        await told.until(True, False, True, False, True)
+
+
+async def test_the_next_host_is_tried_and_a_link_may_be_closed_while_nobody_answers(
+    rabbit: RabbitServer,
+) -> None:
+    dead = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    async with linked(f"{dead},{rabbit.url}") as link:
+        assert link.connected
+    alone = Link(dead, "test")
+    await alone.start()
+    with pytest.raises(UnavailableError, match="connecting to"):
+        await alone.wait_connected(0.5)
+    assert "guest" not in str(alone.problem)
+    await alone.close()
+
+
+async def test_wrong_credentials_are_told_and_no_password_is(rabbit: RabbitServer) -> None:
+    link = Link(f"amqp://guest:sesame@127.0.0.1:{rabbit.port}/", "test")
+    await link.start()
+    with pytest.raises(UnavailableError, match="ACCESS_REFUSED") as caught:
+        await link.wait_connected(1.0)
+    assert "sesame" not in caught.value.message
+    await link.close()
+
+
+async def test_work_is_done_again_whenever_there_is_a_connection(rabbit: RabbitServer) -> None:
+    async with linked(rabbit.url) as link:
+        began: asyncio.Queue[Channel] = asyncio.Queue()
+
+        async def work() -> None:
+            channel = await link.channel()
+            began.put_nowait(channel)
+            await channel.ended.wait()
+            raise unavailable(channel.reason)
+
+        task = asyncio.create_task(link.keep("a test", work))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            first = await began.get()
+            await first.close()
+            second = await began.get()
+            link.reset("the test wants it")
+            await second.ended.wait()
+            third = await began.get()
+        assert not third.ended.is_set()
+        task.cancel()
+        await asyncio.wait([task])
