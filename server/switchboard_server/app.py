@@ -144,8 +144,10 @@ class Hub:
 
     async def _assemble(self, stack: AsyncExitStack) -> Parts:
         """Opens the chosen backend, of which nothing is loaded before: its drivers are an extra."""
-        from switchboard_server.parts_embedded import assemble  # noqa: PLC0415
-
+        if self._settings.storage.backend == "cluster":
+            from switchboard_server.parts_cluster import assemble  # noqa: PLC0415
+        else:
+            from switchboard_server.parts_embedded import assemble  # noqa: PLC0415
         return await assemble(self._settings, self._metrics, stack)
 
     def _xds(

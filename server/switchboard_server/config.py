@@ -65,7 +65,7 @@ _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
         "RABBITMQ_URL",
         "REDIS_URL",
     ),
-    "cluster": ("SWITCHBOARD_DATA_DIR", "SWITCHBOARD_LOG", "SWITCHBOARD_ROOM_HISTORY_BYTES"),
+    "cluster": ("SWITCHBOARD_DATA_DIR", "SWITCHBOARD_LOG"),
 }
 """By backend, the settings that mean something to the other one only."""
 

@@ -1,0 +1,164 @@
+"""One hub of many: events and groups on RabbitMQ, rooms and the directory of services on Redis."""
+
+import asyncio
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from switchboard_server.backends.rabbitmq.carrying import PeersCarrier
+from switchboard_server.backends.rabbitmq.declaring import StreamLimits
+from switchboard_server.backends.rabbitmq.link import Link
+from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
+from switchboard_server.backends.rabbitmq.peers import Peers
+from switchboard_server.backends.rabbitmq.topology import Topology
+from switchboard_server.backends.redis.link import RedisLink
+from switchboard_server.backends.redis.neighbours import RedisNeighbours
+from switchboard_server.backends.redis.registry import RedisRegistry
+from switchboard_server.config import Settings
+from switchboard_server.core.calls import Caller
+from switchboard_server.core.clock import steady_clock
+from switchboard_server.core.cluster.groups import SpreadGroups, SpreadLetters
+from switchboard_server.core.cluster.responders import SpreadResponders
+from switchboard_server.core.events import EventHub
+from switchboard_server.core.realtime.history import HistoryRules
+from switchboard_server.core.realtime.hub import RealtimeHub
+from switchboard_server.core.registry.shared import SharedRegistry
+from switchboard_server.core.use_cases import UseCases
+from switchboard_server.parts import (
+    Parts,
+    announcing,
+    event_limits,
+    group_limits,
+    prober,
+    realtime_limits,
+    registry_limits,
+)
+from switchboard_server.telemetry.metrics import Metrics
+from switchboard_server.wire.codec import DeliveryCodec
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """The ways to the servers.
+
+    Args:
+        node: Tells this process from all others, its own earlier runs included.
+        topology: What things are called on RabbitMQ.
+        writing: For writing, following the log, and talking to other nodes.
+        reading: For reading history, so that one who reads much holds up nobody.
+        peers: The other nodes.
+        redis: The way to Redis.
+    """
+
+    node: str
+    topology: Topology
+    writing: Link
+    reading: Link
+    peers: Peers
+    redis: RedisLink
+
+
+async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Parts:
+    """Opens everything in order.
+
+    Redis need not be there: what needs it serves when it is.
+
+    Args:
+        settings: How the hub is to run.
+        metrics: Is given what there is to measure.
+        stack: Closes everything in the reverse order.
+
+    Raises:
+        SwitchboardError: The log cannot be opened.
+    """
+    links = await _connect(settings, stack)
+    codec = DeliveryCodec()
+    events = EventHub(_log(settings, links, codec), event_limits(settings))
+    await events.open()
+    stack.push_async_callback(events.close)
+    carrier = PeersCarrier(links.peers)
+    groups = SpreadGroups(
+        events,
+        carrier,
+        codec,
+        group_limits(settings),
+        steady_clock(),
+        patience=settings.cluster.timeout,
+    )
+    stack.push_async_callback(groups.close)
+    realtime = _realtime(settings, links)
+    await realtime.meet()
+    stack.push_async_callback(realtime.part)
+    registry = _registry(settings, links)
+    await registry.open(announcing(events))
+    stack.push_async_callback(registry.close)
+    groups.follow_draining(registry.draining)
+    registry.on_draining(lambda instance, _: groups.drain(instance))
+    metrics.watch_hub(events.stats)
+    metrics.watch_groups(groups.stats)
+    metrics.watch_realtime(realtime.stats)
+    metrics.watch_registry(registry.stats)
+    calls = Caller(events, SpreadResponders(events, groups, carrier))
+    kept = f"on RabbitMQ, exchange {settings.cluster.exchange}"
+    return Parts(UseCases(events, groups, SpreadLetters(groups), calls, realtime, registry), kept)
+
+
+async def _connect(settings: Settings, stack: AsyncExitStack) -> _Links:
+    cluster = settings.cluster
+    node = f"{socket.gethostname()}-{secrets.token_hex(3)}"
+    topology = Topology(cluster.exchange)
+    urls = ",".join(cluster.rabbitmq_urls)
+    writing, reading = Link(urls, f"{node} writing"), Link(urls, f"{node} reading")
+    for link in (writing, reading):
+        await link.start()
+        stack.push_async_callback(link.close)
+    peers = Peers(writing, topology, node)
+    await peers.start()
+    stack.push_async_callback(peers.close)
+    redis = RedisLink(cluster.redis_urls, prefix=cluster.exchange, name=node)
+    await redis.open()
+    stack.push_async_callback(redis.close)
+    return _Links(node, topology, writing, reading, peers, redis)
+
+
+def _log(settings: Settings, links: _Links, codec: DeliveryCodec) -> ClusterLog:
+    storage, cluster = settings.storage, settings.cluster
+
+    def identified(log_id: str) -> None:
+        codec.log_id = log_id
+
+    return ClusterLog(
+        links.writing,
+        links.reading,
+        links.peers,
+        links.topology,
+        codec=codec,
+        settings=ClusterLogSettings(
+            batch_size=cluster.batch_size,
+            timeout=cluster.timeout,
+            limits=StreamLimits(storage.retention_seconds, storage.retention_bytes),
+        ),
+        identified=identified,
+    )
+
+
+def _realtime(settings: Settings, links: _Links) -> RealtimeHub:
+    realtime = settings.realtime
+    return RealtimeHub(
+        lambda floor: RedisNeighbours(
+            links.redis, floor, history_bytes=realtime.history_bytes, node=links.node
+        ),
+        HistoryRules(realtime.history),
+        asyncio.get_running_loop().call_soon,
+        node=links.node,
+        limits=realtime_limits(settings),
+    )
+
+
+def _registry(settings: Settings, links: _Links) -> SharedRegistry:
+    limits = registry_limits(settings)
+    store = RedisRegistry(
+        links.redis, links.node, interval=limits.check_interval, reap_after=limits.reap_after
+    )
+    return SharedRegistry(store, prober(settings), limits)
