@@ -68,7 +68,6 @@ async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_
                     held.append(len(await list_events(direct)))
             assert sum(held) == 40
             assert min(held) > 0, "one hub got none of them"
-            # It says so in its health before it takes no more calls, and Envoy asks for that.
             one.process.terminate()
             assert one.process.wait(PATIENCE) == 0
             await publish(channel, 10)
