@@ -18,9 +18,10 @@ from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Cause, Outcome
 from switchboard_server.core.principal import ANONYMOUS, Principal
+from tests.support.deliveries import Got
 from tests.support.events import a_route, some
 from tests.support.loop import passing, turns
-from tests.unit.core.cluster.world import Got, a_cluster
+from tests.unit.core.cluster.world import a_cluster
 
 SEAT = seat_of("g")
 

@@ -14,8 +14,9 @@ from switchboard_server.core.errors import ResourceExhaustedError, UnavailableEr
 from switchboard_server.core.events import Begin
 from switchboard_server.core.groups.config import Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Outcome
+from tests.support.deliveries import Got
 from tests.support.loop import passing, turns
-from tests.unit.core.cluster.world import Got, Node, Worker, World, a_cluster, add_node
+from tests.unit.core.cluster.world import Node, Worker, World, a_cluster, add_node
 
 STEPS = 80
 PATIENT = RetryPolicy(100, 0, 0)

@@ -1,8 +1,6 @@
 """Three nodes with groups over one log, in the loop's own time."""
 
 import asyncio
-import json
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,44 +26,12 @@ from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.subscription import Gap, Heartbeat, Started
 from switchboard_server.core.tail import Chunk
 from tests.support.clusters import KeptGroups, Post, PostCarrier, SharedLog, TailingLog, TermStore
-from tests.support.events import PlainCodec, a_route, read_back, some
+from tests.support.deliveries import Got, TellingCodec, deliveries
+from tests.support.events import a_route, some
 from tests.support.loop import manual_loop, turns
 
 AT_ONCE = RetryPolicy(max_attempts=10, min_backoff_ns=0, max_backoff_ns=0)
 """Ten attempts without a wait."""
-_HEAD = struct.Struct(">II")
-
-
-@dataclass(frozen=True)
-class Got:
-    """A delivery as its member sees it."""
-
-    body: str
-    sequence: int
-    ack_id: str
-    attempt: int
-
-
-class TellingCodec(PlainCodec):
-    """Puts what each delivery is named before its bytes."""
-
-    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
-        """See `LeaseCodec.lease`."""
-        head = json.dumps([ack_id, attempt]).encode()
-        return _HEAD.pack(len(head), len(frame)) + head + frame
-
-
-def deliveries(frames: bytes) -> list[Got]:
-    """What a chunk holds."""
-    found, at = [], 0
-    while at < len(frames):
-        head, body = _HEAD.unpack_from(frames, at)
-        at += _HEAD.size
-        ack_id, attempt = json.loads(frames[at : at + head])
-        (told,) = read_back(frames[at + head : at + head + body])
-        found.append(Got(told.body.decode(), told.sequence, ack_id, attempt))
-        at += head + body
-    return found
 
 
 @dataclass

@@ -1,0 +1,41 @@
+"""Deliveries of groups without a wire: each says what it is named before its event's bytes."""
+
+import json
+import struct
+from dataclasses import dataclass
+
+from tests.support.events import PlainCodec, read_back
+
+_HEAD = struct.Struct(">II")
+
+
+@dataclass(frozen=True)
+class Got:
+    """A delivery as its member sees it."""
+
+    body: str
+    sequence: int
+    ack_id: str
+    attempt: int
+
+
+class TellingCodec(PlainCodec):
+    """Puts what each delivery is named before its bytes."""
+
+    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
+        """See `LeaseCodec.lease`."""
+        head = json.dumps([ack_id, attempt]).encode()
+        return _HEAD.pack(len(head), len(frame)) + head + frame
+
+
+def deliveries(frames: bytes) -> list[Got]:
+    """What a chunk holds."""
+    found, at = [], 0
+    while at < len(frames):
+        head, body = _HEAD.unpack_from(frames, at)
+        at += _HEAD.size
+        ack_id, attempt = json.loads(frames[at : at + head])
+        (told,) = read_back(frames[at + head : at + head + body])
+        found.append(Got(told.body.decode(), told.sequence, ack_id, attempt))
+        at += head + body
+    return found
