@@ -17,6 +17,7 @@ from scripts.benchmarks import (
     latency,
     pipelined,
     unary,
+    watch,
 )
 from scripts.benchmarks.chart import write_svg
 from scripts.benchmarks.plan import Plan
@@ -33,6 +34,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P7": broadcast.idle,
     "P11": groups.run,
     "P9": discover.run,
+    "P12": watch.run,
     "P10": cold_start.run,
 }
 _ROUNDS = 5
