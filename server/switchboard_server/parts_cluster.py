@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from switchboard_server.backends.rabbitmq.carrying import PeersCarrier
 from switchboard_server.backends.rabbitmq.declaring import StreamLimits
@@ -36,6 +36,9 @@ from switchboard_server.parts import (
 )
 from switchboard_server.telemetry.metrics import Metrics
 from switchboard_server.wire.codec import DeliveryCodec
+
+MAX_LAG_SECONDS = 2.0
+"""How far a node may be behind others, while all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     """
     links = await _connect(settings, stack)
     codec = DeliveryCodec()
-    events = EventHub(_log(settings, links, codec), event_limits(settings))
+    limits = replace(event_limits(settings), max_lag=MAX_LAG_SECONDS)
+    events = EventHub(_log(settings, links, codec), limits)
     await events.open()
     stack.push_async_callback(events.close)
     carrier = PeersCarrier(links.peers)

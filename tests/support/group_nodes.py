@@ -42,7 +42,7 @@ PATIENCE = 30.0
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until something is so; for what nothing tells of."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

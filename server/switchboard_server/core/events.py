@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -17,7 +18,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.filters import Filter, validate
 from switchboard_server.core.listing import Page, Query, list_page
-from switchboard_server.core.ports import EventLog, ReadResult, RecentId
+from switchboard_server.core.ports import EventLog, ReadResult, RecentId, Window
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.quotas import Shares
@@ -41,12 +42,15 @@ class Limits:
         max_subscriptions: Most subscriptions at a time.
         subject_subscriptions: Most of them that the callers of one subject have; 0: any number.
         tail_bytes: How much of the log is kept in memory.
+        max_lag: For how many seconds this node may have less of the log than others, who may have
+            told its clients of a position there; 0: there are no others.
     """
 
     publish: PublishLimits = field(default_factory=PublishLimits)
     max_subscriptions: int = 20_000
     subject_subscriptions: int = 0
     tail_bytes: int = 64 * 1024 * 1024
+    max_lag: float = 0.0
 
 
 class Begin(Enum):
@@ -371,6 +375,8 @@ class EventHub:
             await self._check_past(start.time_ns)
             return await self._log.sequence_before(start.time_ns + 1)
         if start.sequence > window.last:
+            window = await self._later_window(start.sequence)
+        if start.sequence > window.last:
             raise OutOfRangeError(
                 "SEQUENCE_OUT_OF_RANGE",
                 f"after_sequence: the log has reached {window.last}, not {start.sequence}; "
@@ -378,6 +384,14 @@ class EventHub:
                 metadata={"last_sequence": str(window.last)},
             )
         return start.sequence
+
+    async def _later_window(self, sequence: int) -> Window:
+        """What is retained when the log has reached a sequence, or will not reach it soon."""
+        if self._limits.max_lag:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.max_lag):
+                    await self.reach(sequence)
+        return self._log.window
 
     async def _check_past(self, time_ns: int) -> None:
         """Refuses a time to come, since events that enter the log before it would be delivered."""

@@ -40,6 +40,8 @@ class Asking:
         there: Callable[[], object],
         expects: type[M],
         back: Callable[[M], T],
+        *,
+        patience: float | None = None,
     ) -> T:
         """Asks who holds a seat; who holds it next is asked again, so that it may be done twice.
 
@@ -49,13 +51,15 @@ class Asking:
             there: What to ask another node.
             expects: Of which class its answer is.
             back: What the answer means.
+            patience: Seconds until it fails; None: the usual ones.
 
         Raises:
             UnavailableError: There was no answer in time; whether it was done is not known.
             SwitchboardError: What the groups raise.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
+        patience = self._patience if patience is None else patience
+        deadline = loop.time() + patience
         while True:
             holding = self._holdings.get(seat)
             try:
@@ -73,5 +77,5 @@ class Asking:
                 raise UnavailableError(
                     "LOG_UNAVAILABLE",
                     f"the group is being taken over by another node for more than "
-                    f"{self._patience:g} s; the same call may be repeated",
+                    f"{patience:g} s; the same call may be repeated",
                 )

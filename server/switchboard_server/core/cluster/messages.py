@@ -4,6 +4,7 @@ from __future__ import annotations  # forms name their own class
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from switchboard_server.core import errors
 from switchboard_server.core.errors import SwitchboardError, UnavailableError, Violation
@@ -38,7 +39,13 @@ class Who:
 
     def principal(self) -> Principal:
         """The principal as it was."""
-        return Principal(self.subject, self.permissions, self.expires_at)
+        return _principal(self)
+
+
+@lru_cache(maxsize=1024)
+def _principal(who: Who) -> Principal:
+    """Whoever asks once asks often."""
+    return Principal(who.subject, who.permissions, who.expires_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ from switchboard_server.core.principal import Principal
 from switchboard_server.core.router import Router
 from switchboard_server.core.subscription import Started
 
+FOLLOW_SECONDS = 60.0
+"""How long a stream stays open while nobody has its group, and says that it lives: where all heals by
+itself, its client need do nothing. Then it ends."""
 RETRY_SECONDS = 0.1
 """How long to wait where too much is on its way to a node."""
 
@@ -206,7 +209,8 @@ class Streams:
 
         try:
             seat = seat_of(member.wish.group)
-            return await self._asking.at(seat, here, there, Joined, back)
+            patience = None if create else FOLLOW_SECONDS
+            return await self._asking.at(seat, here, there, Joined, back, patience=patience)
         finally:
             self._drop(sessions)
 

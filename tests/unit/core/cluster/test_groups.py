@@ -128,8 +128,11 @@ async def test_errors_say_on_every_node_what_they_say_on_one() -> None:
             with pytest.raises(InvalidArgumentError) as empty:
                 await node.groups.acknowledge("g", [])
             assert empty.value.violations[0].field == "ack_ids"
+            joining = asyncio.create_task(node.join("ahead", start=AfterSequence(77)))
+            await turns()
+            await passing(2)
             with pytest.raises(OutOfRangeError) as beyond:
-                await node.join("ahead", start=AfterSequence(77))
+                await joining
             assert beyond.value.metadata == {"last_sequence": "0"}
             with pytest.raises(PermissionDeniedError):
                 await node.join("theirs", principal=nobody)
@@ -287,10 +290,15 @@ async def test_a_stream_ends_where_its_group_is_not_taken_over_in_time() -> None
         for each in (taking, settling, joining):
             assert not each.done()
         await passing(2)
-        for each in (taking, settling, joining):
+        for each in (settling, joining):
             with pytest.raises(UnavailableError) as caught:
                 await each
             assert caught.value.reason == "LOG_UNAVAILABLE"
+        await passing(28)
+        assert not taking.done()
+        await passing(2)
+        with pytest.raises(UnavailableError):
+            await taking
         worker.member.close()
 
 
@@ -409,6 +417,23 @@ async def test_a_group_begins_with_what_comes_after_its_first_member_asked() -> 
         assert worker.started.position == 1
         assert await worker.silent()
         worker.member.close()
+
+
+async def test_a_position_that_another_node_has_told_of_is_waited_for() -> None:
+    async with a_cluster(2) as world:
+        here, there = world.nodes
+        here.log.holding = []
+        await there.publish("a", "b")
+        joining = asyncio.create_task(here.join(start=AfterSequence(1)))
+        subscribing = asyncio.create_task(here.events.subscribe(Filter(), AfterSequence(1)))
+        await turns()
+        assert not joining.done()
+        assert not subscribing.done()
+        here.log.catch_up()
+        worker = await joining
+        assert [each.body for each in await worker.take(1)] == ["b"]
+        worker.member.close()
+        here.events.unsubscribe(await subscribing)
 
 
 async def test_cancelling_a_join_leaves_no_member_behind() -> None:

@@ -187,7 +187,7 @@ async def add_node(world: World, name: str, limits: GroupLimits | None = None) -
     """One more node."""
     loop = manual_loop()
     log, codec = TailingLog(world.shared), TellingCodec()
-    events = EventHub(log, Limits(max_subscriptions=1000), loop.clock)
+    events = EventHub(log, Limits(max_subscriptions=1000, max_lag=2.0), loop.clock)
     await events.open()
     carrier = PostCarrier(world.post, name)
     groups = SpreadGroups(events, carrier, codec, limits or GroupLimits(), loop.clock)
