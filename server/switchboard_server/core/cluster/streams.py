@@ -33,8 +33,9 @@ from switchboard_server.core.router import Router
 from switchboard_server.core.subscription import Started
 
 FOLLOW_SECONDS = 60.0
-"""How long a stream stays open while nobody has its group, and says that it lives: where all heals by
-itself, its client need do nothing. Then it ends."""
+"""How long a stream stays open while nobody has its group, and says that it lives.
+
+Where all heals by itself, its client need do nothing. Then it ends."""
 RETRY_SECONDS = 0.1
 """How long to wait where too much is on its way to a node."""
 
