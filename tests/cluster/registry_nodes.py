@@ -170,6 +170,11 @@ class Node:
         self._loop.close()
 
     @property
+    def frozen(self) -> bool:
+        """Whether it is frozen."""
+        return self._thaw is not None
+
+    @property
     def there(self) -> dict[str, Status]:
         """Who is registered, as far as it knows."""
         return {entry.instance.spec.id: entry.instance.status for entry in self.entries()}
