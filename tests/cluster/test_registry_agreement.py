@@ -87,7 +87,8 @@ class Storm:
                 ]
             )
             try:
-                await asyncio.wait_for(doing(node, number), 10)
+                async with asyncio.timeout(10):
+                    await doing(node, number)
             except SwitchboardError:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.01)
