@@ -11,20 +11,25 @@ from switchboard_server.backends.embedded.log import EmbeddedLog
 from switchboard_server.backends.embedded.memory import MemoryStore
 from switchboard_server.backends.embedded.sqlite import FILE_NAME, SqliteStore
 from switchboard_server.backends.embedded.store import Retention, Store, StoreError
+from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.ports import Appended, Capabilities
 from switchboard_server.core.records import Batch, Extra
+from tests.support.cluster_logs import LogNode, a_prefix
 from tests.support.events import PlainCodec, bodies, sequences, some
 from tests.support.logs import HookedStore, Recorder
 from tests.support.loop import manual_loop, turns
 
 MEMORY = "memory"
 SQLITE = "sqlite"
+RABBITMQ = "rabbitmq"
 BACKENDS = {
     MEMORY: MemoryStore.capabilities,
     SQLITE: SqliteStore.capabilities,
 }
-"""What each backend promises, by its name."""
+"""What each embedded backend promises, by its name."""
+LOGS = {**BACKENDS, RABBITMQ: ClusterLog.capabilities}
+"""What each log promises, by its name."""
 
 
 @dataclass
@@ -34,24 +39,51 @@ class Bench:
     Args:
         name: Name of the backend.
         folder: Where a log that survives restarts keeps its data.
+        url: Where RabbitMQ is, for the backend that needs it.
     """
 
     name: str
     folder: Path
-    opened: list[EmbeddedLog] = field(default_factory=list)
+    url: str = ""
+    opened: list["EmbeddedLog | LogNode"] = field(default_factory=list)
+    prefix: str = field(default_factory=a_prefix)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the backend promises."""
-        return BACKENDS[self.name]
+        return LOGS[self.name]
+
+    def beside(self, folder: Path) -> "Bench":
+        """The same backend over another place."""
+        return Bench(self.name, folder, self.url)
 
     async def open(self, retention: Retention | None = None) -> "OpenLog":
         """Opens a log, the same again where the backend survives restarts."""
+        if self.name == RABBITMQ:
+            if retention is not None:
+                pytest.skip(f"{self.name}: removes whole segments; see test_cluster_log_reading.py")
+            return await self._open_cluster()
         keep = retention or Retention()
         store: Store = MemoryStore(keep) if self.name == MEMORY else SqliteStore(self.folder, keep)
         opened = OpenLog(HookedStore(store))
         await opened.log.open(opened.listener)
         self.opened.append(opened.log)
+        return opened
+
+    async def _open_cluster(self) -> "OpenLog":
+        node = LogNode(
+            self.url,
+            self.prefix,
+            # While time stands still nothing is expected from the other end either.
+            heartbeat=0,
+            clock=manual_loop().clock,
+            settings=ClusterLogSettings(batch_size=4096),
+        )
+        self.opened.append(node)
+        opened = OpenClusterLog(node)
+        await node.open(opened.listener)
+        while not node.numbers:
+            await node.round_trip()
         return opened
 
     async def close(self) -> None:
@@ -107,6 +139,33 @@ class OpenLog:
     def heal(self) -> None:
         """Has nothing fail any more."""
         self.store.before.clear()
+
+
+class OpenClusterLog(OpenLog):
+    """An open log of a node that is alone in its cluster."""
+
+    def __init__(self, node: LogNode) -> None:
+        self.node = node
+        self.listener = Recorder()
+        self.log = node.log  # type: ignore[assignment]  # The tests ask what the port has.
+
+    @property
+    def store(self) -> HookedStore:  # type: ignore[override]
+        """Skips what is about a store."""
+        pytest.skip("rabbitmq: has no store that a test can make fail; see test_cluster_faults.py")
+
+    async def settle(self) -> None:
+        """See the base: lets happen what comes from RabbitMQ too."""
+        for _ in range(4):
+            await turns(5)
+            await self.node.round_trip()
+        while self.node.log._schedule.busy:
+            await self.node.round_trip()
+        await turns(5)
+
+    async def trim(self) -> None:
+        """Skips what is about a store that is trimmed."""
+        pytest.skip("rabbitmq: removes whole segments; see test_cluster_log_reading.py")
 
 
 def surviving(bench: Bench) -> Bench:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.backends import BACKENDS, Bench, OpenLog
+from tests.conformance.backends import BACKENDS, LOGS, RABBITMQ, Bench, OpenLog
 from tests.support.loop import ManualLoop
 
 
@@ -17,10 +17,19 @@ def pytest_asyncio_loop_factories(
     return {"manual": ManualLoop}
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests of the log over more backends than those of what embedded ones have besides."""
+    if "bench" in metafunc.fixturenames:
+        name = str(metafunc.module.__name__)
+        backends = LOGS if ".test_event_log" in name else BACKENDS
+        metafunc.parametrize("bench", sorted(backends), indirect=True)
+
+
+@pytest.fixture
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """A backend."""
-    made = Bench(request.param, tmp_path)
+    url = request.getfixturevalue("rabbit").url if request.param == RABBITMQ else ""
+    made = Bench(request.param, tmp_path, url)
     yield made
     await made.close()
 

@@ -285,7 +285,7 @@ async def test_a_clock_that_is_set_back_is_told_once_until_it_has_caught_up(
 
 async def test_another_log_has_another_id(bench: Bench, tmp_path: Path) -> None:
     first = await bench.open()
-    other = Bench(bench.name, tmp_path / "other")
+    other = bench.beside(tmp_path / "other")
     second = await other.open()
     assert first.log.log_id != second.log.log_id
     await other.close()

@@ -21,9 +21,10 @@ So the last four bytes of the body tell where the columns begin. They are Messag
     3  when they entered the log, Unix time in nanoseconds
     4  batches, each an array: sequence of its first event; where each event ends in the batch's
        part of the deliveries (four bytes each); its routes, each [type, source service, target
-       service, priority]; for each event the index of its route (two bytes each; empty: all have the first);
+       service, priority]; for each event the index of its route (two bytes each; empty: all have
+       the first);
        and by index of the event what only some have: id that the publisher gave, attributes,
-       ordering key, expiry, correlation id
+       ordering key, expiry (Unix time in nanoseconds, as text from 2^63 on), correlation id
     5  calls that the events answer, each an array: id of the node, number of its first request, for
        each request in turn how many of the events are its own, and by index of the request those
        of its events that were accepted before ({index: sequence})
@@ -74,7 +75,7 @@ class BatchColumns(msgspec.Struct, array_like=True):
     ids: dict[int, str] = {}
     attributes: dict[int, dict[str, str]] = {}
     ordering_keys: dict[int, str] = {}
-    expiries: dict[int, int] = {}
+    expiries: dict[int, int | str] = {}
     correlation_ids: dict[int, str] = {}
 
 
@@ -205,7 +206,7 @@ def decode_batches(body: bytes, columns: Columns) -> list[Batch]:
                     ids=each.ids,
                     attributes=each.attributes,
                     ordering_keys=each.ordering_keys,
-                    expiries=each.expiries,
+                    expiries={index: int(at) for index, at in each.expiries.items()},
                     correlation_ids=each.correlation_ids,
                 )
             )
@@ -251,9 +252,14 @@ def _batch_columns(batch: Batch) -> BatchColumns:
         dict(batch.ids),
         {index: dict(each) for index, each in batch.attributes.items()},
         dict(batch.ordering_keys),
-        dict(batch.expiries),
+        {index: _integer(at) for index, at in batch.expiries.items()},
         dict(batch.correlation_ids),
     )
+
+
+def _integer(number: int) -> int | str:
+    """A number as MessagePack can hold it: of nanoseconds in 10,000 years only the digits."""
+    return number if number < 1 << 63 else str(number)
 
 
 def _varint(number: int) -> bytes:
@@ -273,7 +279,7 @@ class ExtraColumns(msgspec.Struct, array_like=True):
 
     attributes: dict[str, str]
     ordering_key: str
-    ttl_ns: int
+    ttl_ns: int | str
     deliver_at_ns: int
     correlation_id: str
 
@@ -307,7 +313,7 @@ def drafts_to_columns(drafts: Drafts) -> DraftColumns:
             index: ExtraColumns(
                 dict(each.attributes),
                 each.ordering_key,
-                each.ttl_ns,
+                _integer(each.ttl_ns),
                 each.deliver_at_ns,
                 each.correlation_id,
             )
@@ -331,7 +337,7 @@ def columns_to_drafts(columns: DraftColumns) -> Drafts:
             index: Extra(
                 each.attributes,
                 each.ordering_key,
-                each.ttl_ns,
+                int(each.ttl_ns),
                 each.deliver_at_ns,
                 each.correlation_id,
             )

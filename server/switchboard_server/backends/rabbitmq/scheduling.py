@@ -173,6 +173,11 @@ class Schedule:
             await journal.close()
         self._reset()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way to the journal or into the log."""
+        return bool(self._tasks or self._releasing)
+
     def recent_ids(self) -> list[RecentId]:
         """The ids of what is scheduled, in the order in which it was."""
         found = []

@@ -309,6 +309,13 @@ class Sequencer:
         drafts = [each.drafts for each in entering]
         try:
             batches = build_batches(drafts, first, time_ns, self._codec)
+            body = encode_record(
+                batches,
+                log_id=self._place.log_id,
+                epoch=self.epoch,
+                answers=_answers(entering),
+                released=[row for each in entering for row in each.released],
+            )
         except Exception as error:  # A defect must fail these calls, not all later ones.
             for key in begun:
                 self._keys.pop(key, None)
@@ -316,13 +323,6 @@ class Sequencer:
             for each in taken:
                 each.fail(error)
             return
-        body = encode_record(
-            batches,
-            log_id=self._place.log_id,
-            epoch=self.epoch,
-            answers=_answers(entering),
-            released=[row for each in entering for row in each.released],
-        )
         types = types_of(batches)
         properties = Properties(
             content_type=CONTENT_TYPE,

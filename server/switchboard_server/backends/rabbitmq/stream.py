@@ -63,7 +63,7 @@ class Scan:
         self._queue = queue
         self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         self._tag = ""
-        self._taken = 0
+        self._taken = self._acknowledged = 0
         channel.on_end(lambda: self._arrived.put_nowait(None))
 
     async def begin(self, start: Start) -> None:
@@ -90,7 +90,7 @@ class Scan:
             raise unavailable(f"reading {self._queue} ended: {self._channel.reason}")
         self._taken = message.delivery_tag or 0
         if self._taken % (PREFETCH // 2) == 0:
-            await self._channel.acknowledge(self._taken, multiple=True)
+            await self._acknowledge()
         return found(message)
 
     async def end(self) -> None:
@@ -100,7 +100,11 @@ class Scan:
             message = self._arrived.get_nowait()
             if message is not None:
                 self._taken = message.delivery_tag or 0
-        if self._taken:
+        await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        if self._taken > self._acknowledged:  # Twice would be an error.
+            self._acknowledged = self._taken
             await self._channel.acknowledge(self._taken, multiple=True)
 
 
