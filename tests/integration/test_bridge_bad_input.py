@@ -197,3 +197,22 @@ async def test_pings_whose_answers_are_not_read_fill_no_memory() -> None:
         assert max(held) < 1_000_000
         assert (await other.ask("heartbeat"))["type"] == "heartbeat"
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "violation"),
+    [
+        ({}, "room: is required"),
+        ({"room": 5}, "room: must be a string"),
+        ({"room": "a", "recover_after": {"offset": "x"}}, "recover_after.offset: must be a whole"),
+        ({"room": "a", "colour": 1}, "colour: there is no such field; there are room, recover_"),
+    ],
+)
+async def test_the_error_names_the_field_of_the_frames_data(
+    hub: Running, data: dict[str, object], violation: str
+) -> None:
+    async with hub.member() as client:
+        answer = await client.ask("join", data)
+        (found,) = answer["violations"]
+        assert f"{found['field']}: {found['description']}".startswith(violation)
+        assert answer["message"].startswith(violation)

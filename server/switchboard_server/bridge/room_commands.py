@@ -9,8 +9,13 @@ from switchboard_server.bridge import messages
 from switchboard_server.bridge.client import Client
 from switchboard_server.bridge.frames import Frame
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.errors import PermissionDeniedError, invalid_field
+from switchboard_server.core.errors import (
+    InvalidArgumentError,
+    PermissionDeniedError,
+    invalid_field,
+)
 from switchboard_server.core.realtime.wishes import BroadcastWish, RoomJoin
+from switchboard_server.wire.decode import without_prefix
 from switchboard_server.wire.json_form import from_json, to_full_json
 from switchboard_server.wire.realtime_decode import decode_broadcast, decode_join, decode_presence
 from switchboard_server.wire.realtime_encode import presence_response
@@ -21,7 +26,12 @@ _UNSENDABLE = frozenset({"ack", "event", "error", "system"})
 async def join(client: Client, frame: Frame) -> dict[str, Any]:
     """`join`: as JoinRoom, for this connection."""
     wish = decode_join(from_json(frame.data, connect_pb2.RoomJoin))
-    result = await client.hub.realtime.join_room(client.member.client_id, wish, client.principal)
+    try:
+        result = await client.hub.realtime.join_room(
+            client.member.client_id, wish, client.principal
+        )
+    except InvalidArgumentError as error:
+        raise without_prefix(error, "join") from None
     return {**messages.joined(result.joined), "already_joined": result.already_joined}
 
 

@@ -353,6 +353,25 @@ def _routes(headers: bytes) -> list[Route] | None:
 _remembered: dict[bytes, Route] = {}
 
 
+def without_prefix(error: InvalidArgumentError, path: str) -> InvalidArgumentError:
+    """The same error, told of a field of a part of a request, which is all that a caller sent.
+
+    Args:
+        error: The error.
+        path: Where the part stands in the request, such as "join".
+    """
+    prefix = f"{path}."
+    return InvalidArgumentError(
+        error.reason,
+        error.message.removeprefix(prefix),
+        violations=[
+            Violation(each.field.removeprefix(prefix), each.description)
+            for each in error.violations
+        ],
+        metadata=error.metadata,
+    )
+
+
 def prefixed(error: InvalidArgumentError, path: str) -> InvalidArgumentError:
     """The same error, told of a field within a request instead of within an event.
 

@@ -17,14 +17,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from switchboard_server.core.errors import InvalidArgumentError
+from switchboard_server.core.errors import invalid_field
+from switchboard_server.wire.json_problems import malformed
 
 M = TypeVar("M", bound=Message)
 
 _MAX_EXACT = 2.0**53
 """Below it every whole number has a double of its own."""
 _INT64 = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
-_LONGEST_PROBLEM = 300
 
 
 def from_json(data: dict[str, Any], request: type[M]) -> M:
@@ -42,10 +42,7 @@ def from_json(data: dict[str, Any], request: type[M]) -> M:
     try:
         json_format.ParseDict(data, message)
     except json_format.ParseError as error:
-        text = str(error).partition("\n")[0]
-        if len(text) > _LONGEST_PROBLEM:
-            text = text[:_LONGEST_PROBLEM] + "…"
-        raise InvalidArgumentError("MALFORMED_REQUEST", text) from error
+        raise malformed(str(error)) from error
     return message
 
 
@@ -87,9 +84,7 @@ def _check_objects(data: Mapping[str, Any], kind: Any) -> None:
             continue
         for each in value if field.is_repeated and isinstance(value, list) else [value]:
             if not isinstance(each, dict):
-                raise InvalidArgumentError(
-                    "MALFORMED_REQUEST", f"the field {name!r} of {kind.name} must be an object"
-                )
+                raise invalid_field(name, "must be an object", reason="MALFORMED_REQUEST")
             _check_objects(each, inner)
 
 

@@ -105,7 +105,7 @@ def test_what_json_cannot_say_becomes_text() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"colour": 1}, 'no field named "colour"'),
+        ({"colour": 1}, "colour: there is no such field; there are id, type, source_service"),
         ({"type": 5}, "type"),
         ({"ttl": "soon"}, "ttl"),
         ({"publish_time": 5}, "publish_time"),
@@ -123,6 +123,32 @@ def test_a_wrong_field_is_named(data: dict[str, Any], says: str) -> None:
         from_json(data, event_pb2.Event)
     assert caught.value.reason == "MALFORMED_REQUEST"
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "description"),
+    [
+        ({"types": 5}, "types", "there is no such field; there are "),
+        ({"group": 5}, "group", "must be a string"),
+        ({"filter": {"types": "a"}}, "filter.types", "must be a list"),
+        ({"filter": {"types": [1]}}, "filter.types", "must be a string"),
+        ({"filter": {"kinds": []}}, "filter.kinds", "there is no such field; there are types, "),
+        ({"filter": []}, "filter", "must be an object"),
+        ({"max_in_flight": "x"}, "max_in_flight", "must be a whole number"),
+        ({"max_in_flight": -1}, "max_in_flight", "-1 is out of range"),
+        ({"mode": "NOPE"}, "mode", "NOPE is no DeliveryMode"),
+        ({"heartbeat_interval": 1}, "heartbeat_interval", "must be a string"),
+    ],
+)
+def test_the_violation_names_the_field_and_what_is_wrong(
+    data: dict[str, Any], field: str, description: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_json(data, subscription_pb2.SubscribeRequest)
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert violation.description.startswith(description)
+    assert caught.value.message == f"{field}: {violation.description}"
 
 
 @pytest.mark.parametrize("value", ["", [], 0, False, [{}], "x"])
