@@ -62,8 +62,9 @@ def _create(db: sqlite3.Connection, work: CreateGroup) -> None:
     snapshot = group_rows.from_snapshot(work.snapshot)
     facts = (work.name, work.time_ns, work.secret)
     done = db.execute(
-        "INSERT INTO groups VALUES (NULL, ?, ?, ?, ?, ?, 0, ?, ?)",
+        "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
         (
+            work.number or None,
             *facts,
             group_rows.checksum(config, *facts),
             config,

@@ -39,6 +39,9 @@ CREATE TABLE scheduled (
     body BLOB NOT NULL          -- the event as its publisher's door encoded it
 );
 CREATE INDEX scheduled_by_due ON scheduled (due);
+"""
+
+GROUP_TABLES = """\
 CREATE TABLE groups (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT UNIQUE,           -- NULL: the row is damaged, and another group has its name
@@ -73,6 +76,12 @@ CREATE INDEX dead_letters_by_age ON dead_letters (time) WHERE NOT redriven;
 """
 
 
+def make_tables(db: sqlite3.Connection, statements: str) -> None:
+    """Makes tables, in the caller's transaction."""
+    for statement in statements.split(";\n"):
+        db.execute(statement)
+
+
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Makes the tables in a new file.
 
@@ -93,8 +102,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         )
     with db:  # Ends the transaction one way or the other.
         db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
+        make_tables(db, _SCHEMA + GROUP_TABLES)
         db.executemany(
             "INSERT INTO meta VALUES (?, ?)",
             [("log_id", secrets.token_hex(4)), *((name, 0) for name in _NUMBERS)],

@@ -42,7 +42,7 @@ class CreateGroup:
         secret: The group's own number.
         snapshot: Where it stands.
         time_ns: When it is made, Unix time in nanoseconds.
-        number: Is set by the store.
+        number: Is set by the store, if it is 0.
     """
 
     name: str

@@ -3,7 +3,15 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from switchboard_server.backends.rabbitmq.link import Link
@@ -34,6 +42,8 @@ _FEW = 100
 _ROUNDS = 5
 
 Replay = Callable[[Sequence[bytes]], None]
+
+Records = Iterable[bytes] | AsyncIterable[bytes]
 
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +141,11 @@ class Journal:
             asyncio.get_running_loop().call_soon(self._pump)
         return outcome
 
-    def compact(self, live: Iterable[bytes]) -> Coroutine[Any, Any, None]:
+    def give_up(self, reason: str) -> None:
+        """Ends the term, for the node cannot do what its holder has to."""
+        self._term.end(reason)
+
+    def compact(self, live: Records) -> Coroutine[Any, Any, None]:
         """Makes the journal anew. Appending goes on meanwhile.
 
         Args:
@@ -153,7 +167,7 @@ class Journal:
             if track is not None:
                 await track.close()
 
-    async def _compact(self, live: Iterable[bytes]) -> None:
+    async def _compact(self, live: Records) -> None:
         old = self._data
         try:
             self._data = await self._make(live)
@@ -171,7 +185,7 @@ class Journal:
             await old.close()
             await self._remove(old.queue)
 
-    async def _make(self, live: Iterable[bytes]) -> Track:
+    async def _make(self, live: Records) -> Track:
         """Makes a stream of live records, and points to it."""
         self._generation += 1
         name = self._topology.journal(self._term.seat, f"{self._term.epoch}-{self._generation}")
@@ -200,11 +214,11 @@ class Journal:
             self._check()
         await self._fill(track, self._copies or ())
 
-    async def _fill(self, track: Track, records: Iterable[bytes]) -> None:
+    async def _fill(self, track: Track, records: Records) -> None:
         taken: list[bytes] = []
         size = 0
         writing: deque[asyncio.Future[int]] = deque()
-        for record in records:
+        async for record in _each(records):
             taken.append(record)
             size += len(record)
             if size >= ENTRY_BYTES:
@@ -314,3 +328,12 @@ class Journal:
             if not outcome.done():
                 outcome.set_exception(unavailable(self._text()))
                 outcome.exception()
+
+
+async def _each(records: Records) -> AsyncIterator[bytes]:
+    if isinstance(records, AsyncIterable):
+        async for record in records:
+            yield record
+    else:
+        for record in records:
+            yield record
