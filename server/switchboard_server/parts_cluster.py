@@ -6,7 +6,7 @@ import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-from switchboard_server.backends.rabbitmq.carrying import PeersCarrier
+from switchboard_server.backends.rabbitmq.carrying import GroupSeats, PeersCarrier
 from switchboard_server.backends.rabbitmq.declaring import StreamLimits
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
@@ -91,6 +91,9 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
         patience=settings.cluster.timeout,
     )
     stack.push_async_callback(groups.close)
+    seats = GroupSeats(links.writing, links.topology, links.peers, groups, events)
+    await seats.start()
+    stack.push_async_callback(seats.close)
     realtime = _realtime(settings, links)
     await realtime.meet()
     stack.push_async_callback(realtime.part)

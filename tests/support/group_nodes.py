@@ -2,19 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from switchboard_server.backends.embedded.groups import EmbeddedGroups
-from switchboard_server.backends.embedded.log import EmbeddedLog
-from switchboard_server.backends.embedded.memory import MemoryStore
-from switchboard_server.backends.embedded.store import Retention
 from switchboard_server.backends.rabbitmq.carrying import GroupSeats, PeersCarrier
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.backends.rabbitmq.peers import Peers
-from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.core.calls import Caller
 from switchboard_server.core.clock import steady_clock
@@ -25,13 +20,10 @@ from switchboard_server.core.events import Begin, EventHub, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Outcome
-from switchboard_server.core.groups.fetching import read_each
 from switchboard_server.core.groups.hub import GroupLimits, GroupWish
-from switchboard_server.core.groups.ports import Found, GroupStore
 from switchboard_server.core.records import Extra
 from switchboard_server.core.subscription import Started
 from switchboard_server.core.tail import Chunk
-from tests.support.clusters import KeptGroups, TermStore
 from tests.support.deliveries import Got, TellingCodec, deliveries
 from tests.support.events import some
 
@@ -44,28 +36,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-
-
-class NearStore(TermStore):
-    """Keeps groups in this process for all its nodes; events are in the log of each.
-
-    Args:
-        kept: Keeps the groups.
-        term: For how long.
-        events: The node's events.
-    """
-
-    def __init__(self, kept: KeptGroups, term: Term, events: EventHub) -> None:
-        super().__init__(kept, term.seat)
-        self._events = events
-        term.on_end(self._end)
-
-    def _end(self) -> None:
-        self.ended = True
-
-    async def read_each(self, sequences: Sequence[int]) -> Found:
-        """See `GroupStore`."""
-        return await read_each(sequences, self._events.tail, self._events.log)
 
 
 @dataclass
@@ -98,16 +68,9 @@ class GroupNode:
         url: Where RabbitMQ is.
         prefix: What it shares with its peers.
         name: Its id.
-        open_store: Opens what is kept of the groups of a seat.
     """
 
-    def __init__(
-        self,
-        url: str,
-        prefix: str,
-        name: str,
-        open_store: "Callable[[GroupNode, Term], Awaitable[GroupStore]]",
-    ) -> None:
+    def __init__(self, url: str, prefix: str, name: str) -> None:
         self.name = name
         self.topology = Topology(prefix)
         self.link = Link(url, name)
@@ -134,7 +97,7 @@ class GroupNode:
             self.topology,
             self.peers,
             self.groups,
-            open_store=lambda term: open_store(self, term),
+            self.events,
         )
 
     async def open(self) -> None:
@@ -175,32 +138,13 @@ class GroupNode:
         return (await self.events.publish(some(*texts, extras=extras))).first
 
 
-class NearStores:
-    """Opens `NearStore`s, whose terms are numbered as by a journal."""
-
-    def __init__(self) -> None:
-        self._kept: KeptGroups | None = None
-        self._epoch = 0
-
-    async def open(self, node: GroupNode, term: Term) -> GroupStore:
-        """See `OpenStore`."""
-        if self._kept is None:
-            log = EmbeddedLog(MemoryStore(Retention()), TellingCodec())
-            self._kept = KeptGroups(EmbeddedGroups(log))
-            await log.open(node.events)
-        self._epoch += 1
-        term.epoch = self._epoch
-        return NearStore(self._kept, term, node.events)
-
-
 @asynccontextmanager
 async def group_nodes(url: str, prefix: str, count: int = 3) -> AsyncIterator[list[GroupNode]]:
     """Nodes that know each other, and have all seats among them."""
-    stores = NearStores()
     nodes: list[GroupNode] = []
     try:
         for number in range(count):
-            node = GroupNode(url, prefix, f"n{number}", stores.open)
+            node = GroupNode(url, prefix, f"n{number}")
             nodes.append(node)
             await node.open()
         await until(lambda: all(len(node.carrier.nodes) == count for node in nodes))

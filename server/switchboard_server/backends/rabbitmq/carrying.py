@@ -1,8 +1,10 @@
 """Groups of many nodes over RabbitMQ: what crosses nodes, and which node has which groups."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
+from switchboard_server.backends.rabbitmq.groups import JournalGroups
+from switchboard_server.backends.rabbitmq.journal import Journal
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.messages import AtSeat, Received
 from switchboard_server.backends.rabbitmq.peers import Peers
@@ -12,12 +14,11 @@ from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.core.cluster.groups import SpreadGroups
 from switchboard_server.core.cluster.ports import CarrierListener, Handler, Receiver
 from switchboard_server.core.cluster.seats import all_seats
-from switchboard_server.core.groups.ports import GroupStore
+from switchboard_server.core.events import EventHub
+from switchboard_server.core.groups.fetching import read_each
+from switchboard_server.core.groups.ports import Found
 
 T = TypeVar("T")
-
-OpenStore = Callable[[Term], Awaitable[GroupStore]]
-"""Begins a term: sets its epoch, and reads what the holders before have kept."""
 
 
 class PeersCarrier:
@@ -96,7 +97,7 @@ class GroupSeats:
         topology: The names.
         peers: The nodes, on the same connection.
         groups: Serves groups.
-        open_store: Reads what is kept of the groups of a seat.
+        events: The node's events.
     """
 
     def __init__(
@@ -105,11 +106,13 @@ class GroupSeats:
         topology: Topology,
         peers: Peers,
         groups: SpreadGroups,
-        *,
-        open_store: OpenStore,
+        events: EventHub,
     ) -> None:
+        self._link = link
+        self._topology = topology
         self._groups = groups
-        self._open_store = open_store
+        self._events = events
+        self._stores: dict[str, JournalGroups] = {}
         self.seats = [
             Seat(
                 link,
@@ -118,7 +121,7 @@ class GroupSeats:
                 name,
                 taken=self._taken,
                 leaving=self._leaving,
-                lost=_nothing,
+                lost=self._lost,
             )
             for name in all_seats()
         ]
@@ -134,13 +137,24 @@ class GroupSeats:
             await seat.close()
 
     async def _taken(self, term: Term) -> None:
-        await self._groups.take(term.seat, await self._open_store(term))
-        # From the very moment nothing is kept any more, for whoever waits for that.
+        journal = Journal(self._link, self._topology, term)
+        store = JournalGroups(journal, self._read_each, self._earliest)
+        self._stores[term.seat] = store
+        await store.open()
+        await self._groups.take(term.seat, store)
+        # From the very moment that nothing is kept any more: whoever waits for it asks the next.
         term.on_end(lambda: self._groups.lose(term.seat))
 
     async def _leaving(self, term: Term) -> None:
         await self._groups.give_up(term.seat)
 
+    async def _lost(self, term: Term) -> None:
+        store = self._stores.pop(term.seat, None)
+        if store is not None:
+            await store.close()
 
-async def _nothing(_term: Term) -> None:
-    """There is nothing to do once a seat is lost: that was done when it was."""
+    async def _read_each(self, sequences: Sequence[int]) -> Found:
+        return await read_each(sequences, self._events.tail, self._events.log)
+
+    def _earliest(self) -> int:
+        return self._events.log.window.first - 1
