@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from switchboard_server.backends.embedded.groups import EmbeddedGroups
 from switchboard_server.backends.embedded.histories import MemoryHistories
 from switchboard_server.backends.embedded.lock import FolderLock
-from switchboard_server.backends.embedded.log import EmbeddedLog
+from switchboard_server.backends.embedded.log import GATHER_SECONDS, EmbeddedLog
 from switchboard_server.backends.embedded.memory import MemoryStore
 from switchboard_server.backends.embedded.registry import MemoryRegistryStore, SqliteRegistryStore
 from switchboard_server.backends.embedded.sqlite import SqliteStore
@@ -50,7 +50,7 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     storage = settings.storage
     _lock(settings, stack)
     codec = DeliveryCodec()
-    log = EmbeddedLog(_store(settings), codec)
+    log = EmbeddedLog(_store(settings), codec, gather_seconds=GATHER_SECONDS)
     events = EventHub(log, event_limits(settings))
     await events.open()
     stack.push_async_callback(events.close)

@@ -13,6 +13,7 @@ from switchboard_server.core.errors import (
     SwitchboardError,
     UnavailableError,
 )
+from switchboard_server.core.filters import Route
 from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
 from switchboard_server.core.ports import Appended, EventLog, RecentId
 from switchboard_server.core.principal import Principal
@@ -167,21 +168,31 @@ class Publisher:
 
     def _refuse(self, drafts: Drafts, principal: Principal) -> None:
         """Finds the events that cannot be taken."""
-        self._refuse_routes(drafts, principal)
         refused, limit = drafts.refused, self._limits.max_event_bytes
+        # Mostly all have one route, and that is the whole check.
+        if (
+            not isinstance(drafts.routes, Route)
+            or principal.scoped("events.publish")
+            or route_problem(drafts.routes)
+        ):
+            self._refuse_routes(drafts, principal)
         if max(map(len, drafts.bodies)) > limit:
             for index, body in enumerate(drafts.bodies):
                 if problem := size_problem(len(body), limit):
                     refused.setdefault(index, problem)
+        if drafts.ids is not None or drafts.extras:
+            self._refuse_rare(drafts)
+        for error in refused.values():
+            self.refused[error.reason] += 1
+
+    def _refuse_rare(self, drafts: Drafts) -> None:
         for index, each in enumerate(drafts.ids or ()):
             if problem := name_problem("id", each):
-                refused.setdefault(index, problem)
+                drafts.refused.setdefault(index, problem)
         now = self._clock() if drafts.extras else 0
         for index, extra in drafts.extras.items():
             if problem := extra_problem(extra, now):
-                refused.setdefault(index, problem)
-        for error in refused.values():
-            self.refused[error.reason] += 1
+                drafts.refused.setdefault(index, problem)
 
     @staticmethod
     def _refuse_routes(drafts: Drafts, principal: Principal) -> None:

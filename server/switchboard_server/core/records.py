@@ -251,10 +251,18 @@ def build_batches(
         time_ns: When they enter the log, Unix time in nanoseconds.
         codec: How events look as bytes.
     """
+    made: list[Batch] = []
     columns = _Columns(first_sequence, time_ns)
     for drafts in _merged(waiting):
-        columns.add(drafts, codec)
-    return columns.batches()
+        pieces, sizes = codec.encode(drafts, columns.next, time_ns)
+        size = sum(sizes)
+        if not columns.take(len(sizes), size):
+            # Cut where drafts end, which costs nothing, and within them only where they are large.
+            made += columns.batches()
+            columns = _Columns(columns.next, time_ns)
+            columns.take(len(sizes), size)
+        columns.add(drafts, pieces, sizes)
+    return made + columns.batches()
 
 
 def _merged(waiting: Sequence[Drafts]) -> Iterator[Drafts]:
@@ -283,11 +291,12 @@ def _mergeable(drafts: Drafts) -> str | None:
 
 
 class _Columns:
-    """The columns of all events of one commit, before they are cut into batches."""
+    """The columns of events of one commit, before they become a batch, or several."""
 
     def __init__(self, first_sequence: int, time_ns: int) -> None:
         self.first = first_sequence
         self.time_ns = time_ns
+        self.bytes = 0
         self.pieces: list[bytes] = []
         self.sizes: list[int] = []
         self.table: dict[Route, int] = {}
@@ -295,9 +304,21 @@ class _Columns:
         self.ids: dict[int, str] = {}
         self.extras: dict[int, Extra] = {}
 
-    def add(self, drafts: Drafts, codec: Codec) -> None:
+    @property
+    def next(self) -> int:
+        """Sequence of the event that is added next."""
+        return self.first + len(self.sizes)
+
+    def take(self, events: int, size: int) -> bool:
+        """Makes room for events; False: they belong into another batch."""
+        full = self.bytes + size > MAX_BATCH_BYTES or len(self.sizes) + events > MAX_BATCH_EVENTS
+        if self.sizes and full:
+            return False
+        self.bytes += size
+        return True
+
+    def add(self, drafts: Drafts, pieces: list[bytes], sizes: list[int]) -> None:
         base = len(self.sizes)
-        pieces, sizes = codec.encode(drafts, self.first + base, self.time_ns)
         self.pieces += pieces
         self.sizes += sizes
         table = self.table

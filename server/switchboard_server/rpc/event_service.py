@@ -27,6 +27,7 @@ from switchboard_server.wire.decode import (
 )
 from switchboard_server.wire.event_requests import (
     decode_list_events,
+    decode_plain,
     decode_publish,
     decode_subscribe,
     published,
@@ -61,13 +62,17 @@ class EventServicer:
 
     async def Publish(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse_events(event_service_pb2.PublishRequest, raw)
         principal = caller.get()
-        outcome = await self._hub.publish(decode_publish(request, principal.subject), principal)
+        drafts, request = decode_plain(raw, principal.subject), None
+        if drafts is None:
+            request = parse_events(event_service_pb2.PublishRequest, raw)
+            drafts = decode_publish(request, principal.subject)
+        outcome = await self._hub.publish(drafts, principal)
         log_id = self._hub.log.log_id
         if outcome.plain:
-            given = request.event.id or assigned_id(log_id, outcome.first)
+            given = (request and request.event.id) or assigned_id(log_id, outcome.first)
             return encode.accepted(given, outcome.first, outcome.time_ns)
+        request = request or parse_events(event_service_pb2.PublishRequest, raw)
         return published(request, outcome, log_id).SerializeToString()
 
     async def PublishBatch(self, raw: bytes, _context: Context) -> bytes:

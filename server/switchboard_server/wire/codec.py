@@ -32,6 +32,8 @@ def varint(number: int) -> bytes:
         return _BYTES[number]
     if number <= 0x3FFF:
         return bytes((number & 0x7F | 0x80, number >> 7))
+    if number <= 0x1FFFFF:
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -45,6 +47,7 @@ def tagged(tag: bytes, value: bytes) -> bytes:
     return tag + varint(len(value)) + value
 
 
+@lru_cache(maxsize=16)  # All events of a transaction have the same.
 def timestamp(time_ns: int) -> bytes:
     """A `google.protobuf.Timestamp`, both fields written out so that it replaces another one.
 

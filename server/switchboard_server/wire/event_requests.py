@@ -28,6 +28,7 @@ from switchboard_server.wire.decode import (
     prefixed,
 )
 from switchboard_server.wire.group_messages import decode_group
+from switchboard_server.wire.uniform import plain_event, uniform_route
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,20 @@ class SubscribeWish:
     group: GroupWish | None
 
 
+def decode_plain(raw: bytes, publisher: str) -> Drafts | None:
+    """Drafts of a request with one event that is like one that came before, but for its payload.
+
+    Args:
+        raw: The bytes of a PublishRequest.
+        publisher: Subject of the caller.
+
+    Returns:
+        The drafts, as `decode_publish` would have them; None: it has to be asked.
+    """
+    found = plain_event(raw)
+    return None if found is None else Drafts([found[0]], found[1], publisher=publisher)
+
+
 def decode_publish(request: event_service_pb2.PublishRequest, publisher: str) -> Drafts:
     """Drafts of a request with one event. May change the request.
 
@@ -59,7 +74,9 @@ def decode_publish(request: event_service_pb2.PublishRequest, publisher: str) ->
     """
     if not request.HasField("event"):
         raise invalid_field("event", "is required", reason="FIELD_MISSING")
-    return decode_event(request.event, publisher)
+    drafts = decode_event(request.event, publisher)
+    uniform_route(drafts.bodies, request.event)  # So that the next one like it is known.
+    return drafts
 
 
 def published(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 from unittest import mock
 
@@ -133,9 +133,11 @@ def test_batches_hold_every_event_once_in_order_with_all_that_is_known_of_it(
 
 
 @given(CALLS, st.sampled_from([1, 3, 4096]), st.sampled_from([1, 100, 300, 1 << 18]))
-def test_batches_are_cut_where_the_next_event_does_not_fit_and_nowhere_else(
+def test_batches_are_cut_where_what_comes_next_does_not_fit_and_nowhere_else(
     calls: list[Call], max_events: int, max_bytes: int
 ) -> None:
+    joined = records._merged([call.drafts() for call in calls])
+    ends = list(accumulate(map(len, joined), initial=99))
     with (
         mock.patch.object(records, "MAX_BATCH_EVENTS", max_events),
         mock.patch.object(records, "MAX_BATCH_BYTES", max_bytes),
@@ -144,9 +146,14 @@ def test_batches_are_cut_where_the_next_event_does_not_fit_and_nowhere_else(
     for batch in batches:
         assert len(batch) <= max_events
         assert len(batch.frames) <= max_bytes or len(batch) == 1
-    for batch, following in pairwise(batches):
-        full = len(batch) == max_events
-        assert full or len(batch.frames) + len(following.frame(0)) > max_bytes
+    sizes = [len(batch.frame(index)) for batch in batches for index in range(len(batch))]
+    for batch in batches[:-1]:
+        # Between calls where the whole next one does not fit, within one where the next event does.
+        after = batch.last + 1
+        stop = next(end for end in ends if end >= after) if batch.last in ends else after
+        more = sum(sizes[after - 100 : stop - 99])
+        full = len(batch) + stop - batch.last > max_events
+        assert full or len(batch.frames) + more > max_bytes
 
 
 @given(CALLS, FILTERS, st.integers(0, 12))

@@ -3,9 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchboard.v1 import event_pb2
+from switchboard.v1 import event_pb2, event_service_pb2
 from switchboard_server.core.filters import Route
-from switchboard_server.wire.uniform import uniform_route
+from switchboard_server.wire.decode import parse_events
+from switchboard_server.wire.event_requests import decode_plain, decode_publish
+from switchboard_server.wire.uniform import plain_event, uniform_route
 
 ROUTE = Route("order.created", "shop", "", 2)
 
@@ -79,3 +81,46 @@ def test_whatever_is_recognised_parses_to_that_route(data: st.DataObject) -> Non
         cleared.ClearField("payload")
         expected = event_pb2.Event(type=first.type, source_service=first.source_service)
         assert cleared == expected
+
+
+def request_of(one: event_pb2.Event) -> bytes:
+    return event_service_pb2.PublishRequest(event=one).SerializeToString()
+
+
+def learn(one: event_pb2.Event) -> None:
+    decode_publish(event_service_pb2.PublishRequest(event=one), "")
+
+
+@given(st.integers(0, 20_000), st.booleans())
+def test_a_single_event_is_known_by_one_that_came_before(size: int, text: bool) -> None:
+    learn(event("x" if text else b"x"))
+    other = event("é" * size if text else bytes(size))
+    found = plain_event(request_of(other))
+    if other.ByteSize() < 1 << 14:
+        assert found == (other.SerializeToString(), ROUTE)
+    else:
+        assert found is None
+
+
+def test_a_single_event_unlike_those_before_is_looked_at() -> None:
+    learn(event())
+    assert plain_event(b"") is None
+    assert plain_event(request_of(event(target_service="till"))) is None
+    assert plain_event(request_of(event()) + b"\x10\x01") is None, "something follows it"
+    invalid = request_of(event("xy")).replace(b"xy", b"\xff\xff")
+    learn(event("xy"))
+    assert plain_event(invalid) is None, "it is no UTF-8"
+
+
+@given(st.data())
+def test_a_single_event_is_read_without_parsing_as_it_is_with(data: st.DataObject) -> None:
+    text = data.draw(st.booleans())
+    learn(event("x" if text else b"x"))
+    payload = data.draw(st.text(max_size=200)) if text else data.draw(st.binary(max_size=200))
+    raw = bytearray(request_of(event(payload)))
+    for _ in range(data.draw(st.integers(0, 2))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    drafts = decode_plain(bytes(raw), "me")
+    if drafts is not None:
+        request = parse_events(event_service_pb2.PublishRequest, bytes(raw))
+        assert decode_publish(request, "me") == drafts

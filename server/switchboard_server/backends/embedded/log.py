@@ -35,6 +35,11 @@ MAX_COMMIT_BYTES = 8 * 1024 * 1024
 """A transaction takes nothing further once it holds this many bytes."""
 GATHER_TURNS = 16
 """Most turns of the event loop for which a transaction waits while more arrives in each of them."""
+GATHER_SECONDS = 0.003
+"""How long a transaction waits at most while the loop is busy, for then more is on its way here,
+and each transaction costs as much as serving ten calls."""
+QUIET_SECONDS = 0.00003
+"""A turn of the loop that takes longer had something to do."""
 GATHER_BYTES = 256 * 1024
 """A transaction waits no further once so much is there for it."""
 MAX_RELEASED = 1000
@@ -56,6 +61,7 @@ class EmbeddedLog:
         codec: How events look as bytes.
         clock: Unix time in nanoseconds.
         trim_interval: Seconds between two looks for what need not be retained any more.
+        gather_seconds: How long a transaction waits at most while the loop is busy.
     """
 
     def __init__(
@@ -65,7 +71,9 @@ class EmbeddedLog:
         *,
         clock: Clock = wall_clock,
         trim_interval: float = 1.0,
+        gather_seconds: float = 0.0,
     ) -> None:
+        self._gather_seconds = gather_seconds
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -183,7 +191,7 @@ class EmbeddedLog:
             self._gather(0, 0)
         return waiting.future
 
-    def _gather(self, turns: int, seen: int) -> None:
+    def _gather(self, turns: int, seen: int, began: float = 0.0, last: float = 0.0) -> None:
         """Waits while every turn of the loop brings more, so that a transaction has much to do.
 
         Made by load, not by time: a lone event waits for two turns, microseconds in an idle hub.
@@ -191,11 +199,15 @@ class EmbeddedLog:
         Args:
             turns: How many turns it has waited.
             seen: How many calls were waiting at the last turn.
+            began: When it began to wait.
+            last: When the last turn was.
         """
-        waiting = len(self._waiting)
-        more = waiting > seen or not turns
-        if more and turns < GATHER_TURNS and self.pending_bytes < GATHER_BYTES:
-            self._loop.call_soon(self._gather, turns + 1, waiting)
+        waiting, now = len(self._waiting), time.perf_counter()
+        began = began or now
+        more = turns < GATHER_TURNS and (waiting > seen or not turns)
+        busy = bool(turns) and now > last + QUIET_SECONDS and now < began + self._gather_seconds
+        if (more or busy) and self.pending_bytes < GATHER_BYTES:
+            self._loop.call_soon(self._gather, turns + 1, waiting, began, now)
         else:
             self._commit()
 
