@@ -24,7 +24,7 @@ from switchboard_server.core.registry.shared import SharedRegistry
 from switchboard_server.core.registry.watching import Delta, Item, Watcher
 from tests.support.registries import ScriptedProber, a_registration
 
-LEASE = 1.0
+LEASE = 1.5
 """Lease of the nodes, in seconds."""
 REAP = 1.0
 """After how many seconds unhealthy instances go."""

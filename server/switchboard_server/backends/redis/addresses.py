@@ -31,8 +31,11 @@ class Address:
         """
         arguments = dict(self.arguments)
         kind: type[Connection] = arguments.pop("connection_class", Connection)
-        # How long to wait is for this backend to say, whatever stands in the URL.
-        arguments |= {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        # How long to wait is for this backend to say, whatever stands in the URL. And not for
+        # redis: it would send within asyncio.wait_for, which in Python 3.11 swallows a cancellation
+        # that comes as it ends (https://github.com/python/cpython/issues/86296), so that a session
+        # that is to end did not.
+        arguments |= {"socket_timeout": None, "socket_connect_timeout": timeout}
         return kind(**arguments, client_name=client_name, protocol=2, socket_keepalive=True)
 
 

@@ -48,7 +48,8 @@ class RedisRegistry:
     Args:
         link: The way to Redis, which the caller opens and closes.
         node: A name for this node, for people.
-        lease: Seconds after which the others take this node for dead; as on all nodes.
+        lease: Seconds after which the others take this node for dead; as on all nodes. Not less
+            than 1.5, in which a node says twice that it lives, and Redis may be away for a second.
         interval: Seconds within which evictions are counted for self-preservation.
         reap_after: Seconds after which an unhealthy instance is removed.
     """

@@ -27,10 +27,11 @@ HISTORY = 10_000
 """Changes that are kept for nodes that come back."""
 MOST = 500
 """Instances that one run of a script evicts or frees at most: meanwhile Redis does nothing else."""
-GAP_MS = 2000
-"""No script for so long: nobody could reach Redis."""
+GAP_MS = 1000
+"""No script for so long: nobody could reach Redis, since every node runs one twice as often."""
 GRACE_MS = 3000
-"""How long nodes and instances then have to be heard of, besides what they had left."""
+"""How long nodes and instances then have to be heard of, besides what they had left; after a short
+gap as long as that."""
 RESTORE_MS = 30_000
 """How long a store that began empty takes back what nodes know."""
 
@@ -64,7 +65,7 @@ local offset, ran = tonumber(known[4] or 0), tonumber(known[5] or wall)
 if wall < ran then
   offset = offset + wall - ran
 elseif wall - ran > GAP then
-  offset = offset + wall - ran + GRACE
+  offset = offset + wall - ran + math.min(wall - ran, GRACE)
 end
 local now = wall - offset
 

@@ -217,7 +217,8 @@ class Session:
             LinkError: The server cannot be reached any more.
         """
         try:
-            await self._listener.send_command("UNSUBSCRIBE", *channels)
+            async with asyncio.timeout(2 * self._timeout):
+                await self._listener.send_command("UNSUBSCRIBE", *channels)
         except (RedisError, OSError, TimeoutError) as error:
             raise LinkError(self._said(error), sent=True) from error
 
