@@ -1,5 +1,6 @@
 """Hubs for tests that need one of their own."""
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from tests.integration.client import Client
+from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.hub import HubProcess
 
 MEMORY = {"SWITCHBOARD_LOG": "memory"}
@@ -31,6 +33,16 @@ def connect(
     """
     own = ("grpc.use_local_subchannel_pool", 1)
     return Client(grpc.aio.insecure_channel(hub.address, options=[own, *options]), token)
+
+
+def cluster_settings(rabbit: RabbitServer, redis: RedisServer) -> dict[str, str]:
+    """Settings of the hubs of a cluster that no other test has."""
+    return {
+        "SWITCHBOARD_BACKEND": "cluster",
+        "RABBITMQ_URL": rabbit.url,
+        "REDIS_URL": redis.url,
+        "MESSAGE_QUEUE_EXCHANGE": f"t{secrets.token_hex(6)}",
+    }
 
 
 @contextmanager

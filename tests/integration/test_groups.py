@@ -24,19 +24,36 @@ from switchboard.v1.subscription_pb2 import (
 )
 from tests.integration.client import Client, an_event, failing, numbered, texts
 from tests.integration.group_client import Groups, Member, at_once, events_of, ids_of, seconds
-from tests.integration.hubs import MEMORY, connect, running
+from tests.integration.hubs import MEMORY, cluster_settings, connect, running
 from tests.support.hub import HubProcess
 
-HUBS = {"memory": MEMORY, "sqlite": {}, "from_the_log": {"SWITCHBOARD_TAIL_BYTES": "0"}}
-"""Hubs that keep groups in memory and in a file, and one that reads its file for everything."""
+HUBS = {
+    "memory": MEMORY,
+    "sqlite": {},
+    "from_the_log": {"SWITCHBOARD_TAIL_BYTES": "0"},
+    "cluster": {},
+}
+"""Hubs that keep groups in memory and in a file, one that reads its file for everything, and one of
+a cluster."""
 
 
 @pytest.fixture(scope="module", params=HUBS)
 def hub(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HubProcess]:
-    with running(tmp_path_factory.mktemp("hub"), HUBS[request.param]) as hub:
-        yield hub
+    if request.param == "cluster":
+        settings = cluster_settings(
+            request.getfixturevalue("rabbit"), request.getfixturevalue("redis")
+        )
+        # The other one has about half of the groups.
+        with (
+            running(tmp_path_factory.mktemp("other"), settings),
+            running(tmp_path_factory.mktemp("hub"), settings) as hub,
+        ):
+            yield hub
+    else:
+        with running(tmp_path_factory.mktemp("hub"), HUBS[request.param]) as hub:
+            yield hub
 
 
 @pytest.fixture
