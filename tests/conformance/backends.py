@@ -13,6 +13,7 @@ from switchboard_server.backends.embedded.sqlite import FILE_NAME, SqliteStore
 from switchboard_server.backends.embedded.store import Retention, Store, StoreError
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.groups.ports import GroupStore
 from switchboard_server.core.ports import Appended, Capabilities
 from switchboard_server.core.records import Batch, Extra
 from tests.support.cluster_logs import LogNode, a_prefix
@@ -45,7 +46,7 @@ class Bench:
     name: str
     folder: Path
     url: str = ""
-    opened: list["EmbeddedLog | LogNode"] = field(default_factory=list)
+    opened: list["OpenLog | LogNode"] = field(default_factory=list)
     prefix: str = field(default_factory=a_prefix)
 
     @property
@@ -67,7 +68,7 @@ class Bench:
         store: Store = MemoryStore(keep) if self.name == MEMORY else SqliteStore(self.folder, keep)
         opened = OpenLog(HookedStore(store))
         await opened.log.open(opened.listener)
-        self.opened.append(opened.log)
+        self.opened.append(opened)
         return opened
 
     async def _open_cluster(self) -> "OpenLog":
@@ -88,8 +89,8 @@ class Bench:
 
     async def close(self) -> None:
         """Closes what is open."""
-        for log in self.opened:
-            await log.close()
+        for opened in self.opened:
+            await opened.close()
 
 
 class OpenLog:
@@ -99,7 +100,12 @@ class OpenLog:
         self.store = store
         self.listener = Recorder()
         self.log = EmbeddedLog(store, PlainCodec(), clock=manual_loop().clock)
-        self.groups = EmbeddedGroups(self.log)
+        self.embedded = EmbeddedGroups(self.log)
+        self.groups: GroupStore = self.embedded
+
+    async def close(self) -> None:
+        """Closes it all."""
+        await self.log.close()
 
     async def append(self, *texts: str, **fields: object) -> Appended:
         """Appends events of one call, and waits for the answer."""
@@ -180,6 +186,12 @@ def on_disk(bench: Bench) -> Path:
     if bench.name != SQLITE:
         pytest.skip(f"{bench.name}: has no file that could be damaged")
     return bench.folder / FILE_NAME
+
+
+def within_the_log(held: "OpenLog") -> None:
+    """Skips what is about the log's own transactions where groups are kept elsewhere."""
+    if held.groups is not held.embedded:
+        pytest.skip("groups are kept apart from the log, in transactions of their own")
 
 
 def held_bodies(batches: Sequence[Batch]) -> list[str]:

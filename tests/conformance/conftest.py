@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.backends import BACKENDS, LOGS, RABBITMQ, Bench, OpenLog
+from tests.conformance.group_backends import GROUP_BACKENDS, JOURNAL, JournalBench
 from tests.support.loop import ManualLoop
 
 
@@ -22,14 +23,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "bench" in metafunc.fixturenames:
         name = str(metafunc.module.__name__)
         backends = LOGS if ".test_event_log" in name else BACKENDS
+        backends = GROUP_BACKENDS if ".test_group_store" in name else backends
         metafunc.parametrize("bench", sorted(backends), indirect=True)
 
 
 @pytest.fixture
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """A backend."""
-    url = request.getfixturevalue("rabbit").url if request.param == RABBITMQ else ""
-    made = Bench(request.param, tmp_path, url)
+    far = request.param in (RABBITMQ, JOURNAL)
+    url = request.getfixturevalue("rabbit").url if far else ""
+    kind = JournalBench if request.param == JOURNAL else Bench
+    made = kind(request.param, tmp_path, url)
     yield made
     await made.close()
 

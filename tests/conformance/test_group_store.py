@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from switchboard_server.backends.embedded.groups import EmbeddedGroups
 from switchboard_server.backends.embedded.store import (
     Commit,
     CreateGroup,
@@ -16,13 +15,13 @@ from switchboard_server.backends.embedded.store import (
 )
 from switchboard_server.core.groups.changes import Change, DeadLetter, Snapshot
 from switchboard_server.core.groups.config import GroupConfig
-from switchboard_server.core.groups.ports import GroupRecord
-from tests.conformance.backends import Bench, OpenLog, held_bodies
+from switchboard_server.core.groups.ports import GroupRecord, GroupStore
+from tests.conformance.backends import Bench, OpenLog, held_bodies, within_the_log
 from tests.support.events import a_route, numbered, some
 from tests.support.groups import ALICE, CONFIG, a_letter, a_snapshot
 
 
-async def make(groups: EmbeddedGroups, name: str = "billing") -> GroupRecord:
+async def make(groups: GroupStore, name: str = "billing") -> GroupRecord:
     """Makes a group."""
     return await groups.create_group(name, CONFIG, 2**32 - 1, a_snapshot(), 123)
 
@@ -32,12 +31,12 @@ def numbers(letters: Sequence[DeadLetter]) -> list[int]:
     return [each.sequence for each in letters]
 
 
-async def dead(groups: EmbeddedGroups, number: int) -> list[int]:
+async def dead(groups: GroupStore, number: int) -> list[int]:
     """The sequences of a group's dead letters, the latest first."""
     return numbers(await groups.dead_letters(number, None, 1000))
 
 
-async def back(groups: EmbeddedGroups, number: int) -> list[int]:
+async def back(groups: GroupStore, number: int) -> list[int]:
     """The sequences of a group's redriven events."""
     return numbers(await groups.redriven(number, 0, 1000))
 
@@ -254,6 +253,7 @@ async def test_a_priority_is_read_past_all_others(held: OpenLog) -> None:
 async def test_what_comes_together_shares_a_transaction_in_the_order_of_the_calls(
     held: OpenLog,
 ) -> None:
+    within_the_log(held)
     record = await make(held.groups)
     asked: list[Commit] = []
     held.store.asked = asked

@@ -20,6 +20,7 @@ from tests.conformance.backends import (
     held_bodies,
     on_disk,
     surviving,
+    within_the_log,
 )
 from tests.conformance.test_group_store import back, dead, make, numbers
 from tests.support.events import some
@@ -37,8 +38,7 @@ CHANGES = [
 
 async def reopened(bench: Bench) -> tuple[OpenLog, list[StoredGroup]]:
     """The backend and its groups, as a new process finds them."""
-    for log in bench.opened:
-        await log.close()
+    await bench.close()
     held = await bench.open()
     return held, list(await held.groups.load_groups())
 
@@ -215,6 +215,7 @@ async def test_few_dead_letters_and_groups_are_found_among_many_without_reading_
 
 
 async def test_a_disk_that_fails_fails_what_waits_and_keeps_nothing_of_it(held: OpenLog) -> None:
+    within_the_log(held)
     record = await make(held.groups)
     await held.groups.save(record.number, Change(buried=[a_letter(1)]))
     held.fail("commit", "probe")
@@ -286,6 +287,7 @@ async def test_a_disk_without_room_for_a_dead_letter_is_not_tried_with_less(benc
 
 
 async def test_groups_that_cannot_be_read_say_so(held: OpenLog) -> None:
+    within_the_log(held)
     record = await make(held.groups)
     held.fail(
         "groups", "read_each", "dead_letters", "dead_letters_of", "redriven", text="it is away"
@@ -308,7 +310,7 @@ async def test_closing_keeps_what_waits_and_refuses_what_comes(bench: Bench) -> 
     held = await bench.open()
     groups = held.groups
     created = groups.create_group("a", CONFIG, 1, Snapshot.at(0), 1)
-    await held.log.close()
+    await held.close()
     record = created.result()
     for call in (
         groups.save(record.number, Change(settled=[1])),
