@@ -20,7 +20,8 @@ def pytest_asyncio_loop_factories(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs tests of the log over more backends than those of what embedded ones have besides."""
-    if "bench" in metafunc.fixturenames:
+    # A module may have a bench of its own.
+    if "bench" in metafunc.fixturenames and not hasattr(metafunc.module, "bench"):
         name = str(metafunc.module.__name__)
         backends = LOGS if ".test_event_log" in name else BACKENDS
         backends = GROUP_BACKENDS if ".test_group_store" in name else backends
