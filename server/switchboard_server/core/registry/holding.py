@@ -102,15 +102,15 @@ class Holds:
             seconds = min(BROKEN_SECONDS, left) if broken else left
             self._let_go(entry.instance.key, lease.tokens, seconds)
 
-    def part(self, key: Key, token: str, *, broken: bool) -> None:
+    def part(self, key: Key, token: str, seconds: float = BROKEN_SECONDS) -> None:
         """Lets go of what was never taken note of.
 
         Args:
             key: The instance.
             token: The stream's, which may hold.
-            broken: See `end`.
+            seconds: How long the lease then runs on.
         """
-        self._let_go(key, [token], BROKEN_SECONDS if broken else BROKEN_SECONDS * 10)
+        self._let_go(key, [token], seconds)
 
     def forget(self, entry: SharedEntry) -> None:
         """Takes note that no stream of this node holds it any more."""

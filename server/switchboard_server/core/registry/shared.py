@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
-from switchboard_server.core.errors import NotFoundError, UnavailableError
+from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
 from switchboard_server.core.registry.discovery import Discovered, Selection
@@ -16,7 +16,13 @@ from switchboard_server.core.registry.holding import Holds, SharedLease
 from switchboard_server.core.registry.inspecting import Inspector
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.limits import RegistryLimits
-from switchboard_server.core.registry.model import Change, Key, Registration, Status
+from switchboard_server.core.registry.model import (
+    DEFAULT_LEASE_NS,
+    Change,
+    Key,
+    Registration,
+    Status,
+)
 from switchboard_server.core.registry.overview import ServicesPage, ServicesQuery
 from switchboard_server.core.registry.ownership import in_charge
 from switchboard_server.core.registry.ports import Prober
@@ -130,11 +136,14 @@ class SharedRegistry(Registry):
             record = await self._store.hold(key, token)
             assert record is not None, "it is held whoever did before"  # noqa: S101
             entry = self._holdable(await self._reached(record), record)
-        except NotFoundError:
+        except UnavailableError:
+            # It may hold all the same, and then nobody else would let it go. The client lives.
+            known = self._replica.entry(key)
+            lease_ns = DEFAULT_LEASE_NS if known is None else known.instance.spec.lease_ns
+            self._holds.part(key, token, lease_ns / SECOND_NS)
             raise
-        except BaseException:
-            # It may hold all the same, and then nobody else would let it go.
-            self._holds.part(key, token, broken=self._closing is None)
+        except asyncio.CancelledError:
+            self._holds.part(key, token)
             raise
         lease = self._holds.begin(entry, token, load)
         self._leases[lease] = None

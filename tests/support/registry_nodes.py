@@ -1,7 +1,6 @@
-"""Nodes that share a registry over a Redis, each in a thread and an event loop of its own.
+"""Registries, each in a thread and an event loop of its own; some share one over a Redis.
 
-So one of them can be frozen as by SIGSTOP, time flowing on and the others with it, or die without a
-word.
+So a node can be frozen as by SIGSTOP, while time and the others go on, or die without a word.
 """
 
 import asyncio
@@ -10,15 +9,19 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from switchboard_server.backends.redis.link import RedisLink
 from switchboard_server.backends.redis.registry import RedisRegistry
+from switchboard_server.core.errors import NotFoundError, UnavailableError
 from switchboard_server.core.registry.discovery import Selection
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.limits import RegistryLimits
+from switchboard_server.core.registry.local import LocalRegistry
 from switchboard_server.core.registry.model import Change, Key, Status
+from switchboard_server.core.registry.ports import RegistryStore
+from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.registry.replica import SharedEntry
 from switchboard_server.core.registry.shared import SharedRegistry
 from switchboard_server.core.registry.watching import Delta, Item, Watcher
@@ -26,7 +29,7 @@ from tests.support.registries import ScriptedProber, a_registration
 
 LEASE = 1.5
 """Lease of the nodes, in seconds."""
-REAP = 1.0
+REAP = 1.6
 """After how many seconds unhealthy instances go."""
 TIMEOUT = 15.0
 """How long anything may take, on a busy machine."""
@@ -44,7 +47,8 @@ async def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> floa
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "it did not come to be so"
-        await asyncio.sleep(0.005)
+        # In a thread, because the time of some loops stands still.
+        await asyncio.to_thread(time.sleep, 0.005)
     return time.monotonic() - began
 
 
@@ -70,45 +74,49 @@ class Paper:
         return list(dict.fromkeys(self.printed))
 
 
-class Node:
-    """One node.
-
-    Args:
-        url: Where Redis is.
-        name: The node's.
-        prefix: Begins all names in Redis.
-        paper: Where it announces changes.
-        max_instances: Most instances.
+class Host:
+    """A registry in a thread and an event loop of its own.
 
     Attributes:
+        registry: What it hosts, once `start` has returned.
+        prober: Checks instances for it.
         changes: All that it told its listeners, in order.
         drains: Likewise of draining.
-        prober: Checks instances for it.
+        gone: It has ended.
     """
 
-    def __init__(
-        self, url: str, name: str, prefix: str, paper: Paper, max_instances: int = 1000
-    ) -> None:
+    registry: Registry
+
+    def __init__(self) -> None:
         self.changes: list[Change] = []
         self.drains: list[tuple[str, bool]] = []
         self.prober = ScriptedProber()
-        self._arguments = (url, name, prefix, paper, max_instances)
+        self.gone = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._thaw: threading.Event | None = None
-        self.gone = False
 
-    async def start(self) -> "Node":
+    async def start(self) -> Self:
         """Opens it; returns itself."""
-        await self.run(self._open())
+        await self.run(self._start())
         return self
 
+    async def stop(self) -> None:
+        """Ends it in good order, as far as it is there."""
+        if self.gone:
+            return
+        self.gone = True
+        await self.run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
+
     async def run(self, doing: Awaitable[T]) -> T:
-        """Has something done in the node's own loop."""
+        """Has something done in its own loop."""
 
         async def wrapped() -> T:
-            return await doing
+            async with asyncio.timeout(TIMEOUT):
+                return await doing
 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(wrapped(), self._loop))
 
@@ -127,11 +135,28 @@ class Node:
 
     async def hold(self, number: int = 1, load: float | None = None) -> Lease:
         """Holds the lease of an instance."""
-        return await self.run(self.registry.keep_alive(Key("users", f"i{number}"), load))
+        return await self.run(self.registry.keep_alive(a_key(number), load))
 
     async def let_go(self, lease: Lease, *, broken: bool = True) -> None:
         """Lets go of it."""
         await self.call(lambda: self.registry.let_go(lease, broken=broken))
+
+    async def last_word(self, lease: Lease) -> None:
+        """Waits until the hub ends a stream, and raises why."""
+
+        async def follow() -> None:
+            while await lease.next() is not None:
+                pass
+
+        await self.run(follow())
+
+    async def set_status(self, status: Status | None, number: int = 1) -> None:
+        """Says whether an instance wants calls."""
+        await self.run(self.registry.set_status(a_key(number), status, "so it is"))
+
+    async def deregister(self, number: int = 1) -> int:
+        """Removes an instance; returns the revision."""
+        return await self.run(self.registry.deregister(a_key(number)))
 
     async def watch(self, after: int = 0) -> Watcher:
         """Watches all services."""
@@ -139,7 +164,97 @@ class Node:
 
     async def next(self, watcher: Watcher) -> Item:
         """What a watcher is told next."""
-        return await asyncio.wait_for(self.run(watcher.next()), TIMEOUT)
+        return await self.run(watcher.next())
+
+    async def told(self, watcher: Watcher) -> Delta:
+        """The changes that a watcher is told next."""
+        while not isinstance(item := await self.next(watcher), Delta):
+            pass
+        return item
+
+    @property
+    def there(self) -> dict[str, Status]:
+        """Who is registered, as far as it knows."""
+        return {entry.instance.spec.id: entry.instance.status for entry in self.entries()}
+
+    @property
+    def serving(self) -> list[str]:
+        """Whom it lets be discovered."""
+        try:
+            found = self.registry.discover(Selection("users", limit=1000))
+        except (NotFoundError, UnavailableError) as error:
+            if error.reason == "REGISTRY_UNAVAILABLE":
+                raise
+            return []
+        return sorted(entry.instance.spec.id for entry in found.entries)
+
+    def entries(self) -> list[Entry]:
+        """All that it knows."""
+        while True:
+            try:
+                return list(self.registry._roster)
+            except RuntimeError:
+                # It changed meanwhile, in its own thread.
+                continue
+
+    def entry(self, number: int = 1) -> Entry:
+        """An instance."""
+        return self.registry._roster.get(a_key(number))
+
+    async def _start(self) -> None:
+        await self._open()
+        self.registry.on_change(self.changes.append)
+        self.registry.on_draining(lambda name, drains: self.drains.append((name, drains)))
+
+    async def _open(self) -> None:
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        await self.registry.begin_shutdown()
+        await self.registry.close()
+
+
+class LocalHost(Host):
+    """A registry that decides alone.
+
+    Args:
+        store: What it is kept in.
+    """
+
+    def __init__(self, store: RegistryStore) -> None:
+        super().__init__()
+        self._store = store
+
+    async def _open(self) -> None:
+        self.registry = LocalRegistry(self._store, self.prober, the_limits())
+        await self.registry.open()
+
+
+class Node(Host):
+    """A node that shares a registry with others.
+
+    Args:
+        url: Where Redis is.
+        name: The node's.
+        prefix: Begins all names in Redis.
+        paper: Where it announces changes.
+        max_instances: Most instances.
+    """
+
+    registry: SharedRegistry
+
+    def __init__(
+        self, url: str, name: str, prefix: str, paper: Paper, max_instances: int = 1000
+    ) -> None:
+        super().__init__()
+        self._arguments = (url, name, prefix, paper, max_instances)
+        self._thaw: threading.Event | None = None
+
+    async def stop(self) -> None:
+        """See the base; one that is frozen is let go on."""
+        if self._thaw is not None:
+            self.thaw()
+        await super().stop()
 
     def freeze(self) -> None:
         """Stops it in its tracks."""
@@ -157,67 +272,41 @@ class Node:
         await self.run(self.link.close())
         await self.stop()
 
-    async def stop(self) -> None:
-        """Ends it in good order, as far as it is there."""
-        if self.gone:
-            return
-        if self._thaw is not None:
-            self.thaw()
-        self.gone = True
-        await self.run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await asyncio.to_thread(self._thread.join)
-        self._loop.close()
-
     @property
     def frozen(self) -> bool:
         """Whether it is frozen."""
         return self._thaw is not None
 
     @property
-    def there(self) -> dict[str, Status]:
-        """Who is registered, as far as it knows."""
-        return {entry.instance.spec.id: entry.instance.status for entry in self.entries()}
-
-    @property
-    def serving(self) -> list[str]:
-        """Whom it lets be discovered."""
-        found = self.registry.discover(Selection("users", limit=1000))
-        return sorted(entry.instance.spec.id for entry in found.entries)
-
-    @property
     def owned(self) -> set[str]:
         """Whom it checks."""
-        return {entry.instance.spec.id for entry in self.entries() if entry.owned}
+        return {entry.instance.spec.id for entry in self.shared() if entry.owned}
 
-    def entries(self) -> list[SharedEntry]:
+    def shared(self) -> list[SharedEntry]:
         """All that it knows."""
-        while True:
-            try:
-                return self.registry._replica.entries()
-            except RuntimeError:
-                # It changed meanwhile, in its own thread.
-                continue
-
-    def entry(self, number: int = 1) -> Entry:
-        """An instance."""
-        return self.registry._replica.get(Key("users", f"i{number}"))
+        return [entry for entry in self.entries() if isinstance(entry, SharedEntry)]
 
     async def _open(self) -> None:
         url, name, prefix, paper, max_instances = self._arguments
         self.link = RedisLink([url], prefix=prefix, name=name, timeout=0.5, beat=0.5)
         await self.link.open()
         self.store = RedisRegistry(self.link, name, lease=LEASE, interval=2.0, reap_after=REAP)
-        limits = RegistryLimits(check_interval=1.0, reap_after=REAP, max_instances=max_instances)
-        self.registry = SharedRegistry(self.store, self.prober, limits)
+        self.registry = SharedRegistry(self.store, self.prober, the_limits(max_instances))
         await self.registry.open(paper.publish)
-        self.registry.on_change(self.changes.append)
-        self.registry.on_draining(lambda name, drains: self.drains.append((name, drains)))
 
     async def _close(self) -> None:
-        await self.registry.begin_shutdown()
-        await self.registry.close()
+        await super()._close()
         await self.link.close()
+
+
+def a_key(number: int = 1) -> Key:
+    """An instance that `a_registration` registers."""
+    return Key("users", f"i{number}")
+
+
+def the_limits(max_instances: int = 1000) -> RegistryLimits:
+    """How registries of tests work: fast."""
+    return RegistryLimits(check_interval=1.0, reap_after=REAP, max_instances=max_instances)
 
 
 class Cluster:
@@ -275,13 +364,6 @@ class Cluster:
             )
 
         return await until(same)
-
-
-async def told(node: Node, watcher: Watcher) -> Delta:
-    """The changes that a watcher is told next."""
-    while not isinstance(item := await node.next(watcher), Delta):
-        pass
-    return item
 
 
 @contextmanager

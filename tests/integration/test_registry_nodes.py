@@ -17,9 +17,9 @@ from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Key, RemovalCause, Status
 from switchboard_server.core.registry.sharing import Judgement
 from switchboard_server.core.registry.watching import Compacted, Resumed
-from tests.cluster.registry_nodes import Cluster, Node, told, until
 from tests.support.brokers import RedisServer
 from tests.support.registries import FAILED, OWN_WORD, TCP
+from tests.support.registry_nodes import Cluster, Node, until
 
 SOON = 0.25
 """Within so many seconds all nodes know of a change, on a busy machine; alone it takes a few
@@ -48,12 +48,12 @@ async def test_a_change_on_one_node_is_on_all(cluster: Cluster) -> None:
     assert await until(lambda: all(status(node) is Status.DRAINING for node in (a, b, c))) < SOON
     assert [node.registry.draining("users/i1") for node in (a, b, c)] == [True] * 3
     assert [node.drains for node in (a, b, c)] == [[("users/i1", True)]] * 3
-    await c.run(c.registry.set_status(Key("users", "i1"), None, ""))
-    await c.run(c.registry.deregister(Key("users", "i1")))
+    await c.set_status(None, 1)
+    await c.deregister(1)
     assert await until(lambda: not any(node.there for node in (a, b, c))) < SOON
     await cluster.agreed()
     with pytest.raises(NotFoundError):
-        await a.run(a.registry.deregister(Key("users", "i1")))
+        await a.deregister(1)
     changes = [
         [(each.revision, each.previous, each.cause) for each in node.changes]
         for node in a_b_c(cluster)
@@ -90,13 +90,8 @@ async def test_one_that_is_gone_gives_its_id_to_another_address(cluster: Cluster
     await until(lambda: status(b) is Status.UNHEALTHY)
     assert not await b.register(1, host="10.0.0.9")
     with pytest.raises(AbortedError) as caught:
-        await asyncio.wait_for(a.run(last_word(lease)), 5)
+        await asyncio.wait_for(a.last_word(lease), 5)
     assert caught.value.reason == "LEASE_TAKEN_OVER"
-
-
-async def last_word(lease: object) -> None:
-    while await lease.next() is not None:  # type: ignore[attr-defined]
-        pass
 
 
 async def test_there_are_no_more_instances_than_may_be(redis: RedisServer) -> None:
@@ -146,7 +141,7 @@ async def test_a_silent_stream_and_one_that_ends_well_leave_the_lease_to_run_out
     await until(lambda: not a.there)
     assert time.monotonic() - began < 2.5
     with pytest.raises(NotFoundError):
-        await b.run(last_word(silent))
+        await b.last_word(silent)
     await b.let_go(silent)
 
 
@@ -158,17 +153,17 @@ async def test_another_stream_takes_the_lease_over_and_the_first_means_nothing_t
     first = await a.hold(1)
     second = await b.hold(1)
     with pytest.raises(AbortedError):
-        await a.run(last_word(first))
+        await a.last_word(first)
     third = await b.hold(1)
     with pytest.raises(AbortedError):
-        await b.run(last_word(second))
+        await b.last_word(second)
     await a.let_go(first, broken=True)
     await b.let_go(second, broken=True)
     await asyncio.sleep(1.2)
     assert [node.serving for node in (a, b, c)] == [["i1"]] * 3
-    await c.run(c.registry.deregister(Key("users", "i1")))
+    await c.deregister(1)
     with pytest.raises(NotFoundError):
-        await b.run(last_word(third))
+        await b.last_word(third)
     await b.let_go(third)
 
 
@@ -184,7 +179,7 @@ async def test_a_watcher_goes_on_at_another_node(cluster: Cluster) -> None:
     for node in (*a_b_c(cluster), late):
         watcher = await node.watch(revision)
         assert await node.next(watcher) == Resumed(revision)
-        delta = await told(node, watcher)
+        delta = await node.told(watcher)
         assert [each.key.id for each in delta.changes] == ["i2", "i3"]
         assert delta.revision == node.registry.revision == revision + 2
         foreign = await node.watch(7)
@@ -225,7 +220,7 @@ async def test_who_is_not_in_charge_any_more_is_not_heard(cluster: Cluster) -> N
     await a.register(1, check=TCP)
     await until(lambda: status(a) is Status.SERVING)
     entry: Entry = a.entry()
-    birth = next(each.record.birth for each in a.entries())
+    birth = next(each.record.birth for each in a.shared())
     judgement = Judgement(Key("users", "i1"), birth, FAILED)
     assert not await a.run(a.store.judge(0, [judgement]))
     unborn = Judgement(Key("users", "i1"), birth - 1, FAILED)
@@ -264,19 +259,24 @@ async def test_self_preservation_is_judged_over_all_nodes(cluster: Cluster) -> N
         leases[number] = node, await node.hold(number)
     await cluster.agreed()
     # Two on each node, which is few there, and too many of all.
-    lost = range(1, 7)
-    for number in lost:
+    for number in range(1, 7):
         node, lease = leases.pop(number)
         await node.let_go(lease)
-    await until(lambda: all(node.registry.preservation()[1] == 6 for node in cluster.nodes))
-    await until(lambda: all(node.registry.stats().unconfirmed == 6 for node in cluster.nodes))
-    assert all(len(node.serving) == 20 for node in cluster.nodes)
-    # Some are heard of again, on other nodes: then the rest may go.
-    for number in (1, 2, 3, 4):
+    # Three of twenty may go, where they run out before the others do.
+    await until(lambda: all(node.registry.preservation()[1] >= 3 for node in cluster.nodes))
+    left = sorted(cluster.nodes[0].there)
+    assert len(left) >= 17
+    await until(
+        lambda: all(node.registry.stats().unconfirmed == len(left) - 14 for node in cluster.nodes)
+    )
+    assert all(node.serving == left for node in cluster.nodes)
+    # All but one are heard of again, on other nodes: then that may go.
+    lost = [number for number in range(1, 7) if f"i{number}" in left]
+    for number in lost[1:]:
         node = cluster.nodes[(number + 1) % 3]
         leases[number] = node, await node.hold(number)
-    await until(lambda: all(len(node.there) == 18 for node in cluster.nodes))
-    await until(lambda: all(node.registry.preservation() == (0, 0, 18) for node in cluster.nodes))
+    await until(lambda: all(len(node.there) == len(left) - 1 for node in cluster.nodes))
+    await until(lambda: all(node.registry.preservation()[0] == 0 for node in cluster.nodes))
     assert all(not node.registry.stats().unconfirmed for node in cluster.nodes)
     for node, lease in leases.values():
         await node.let_go(lease, broken=False)
@@ -294,7 +294,7 @@ async def test_each_change_is_announced_once_and_in_order(cluster: Cluster) -> N
     await b.stop()
     await cluster.settled()
     for number in range(1, 21):
-        await a.run(a.registry.deregister(Key("users", f"i{number}")))
+        await a.deregister(number)
     await until(lambda: len(cluster.paper.events) == 40)
     revisions = [revision for revision, _, _ in cluster.paper.events]
     assert revisions == list(range(first, first + 40))

@@ -9,12 +9,12 @@ import pytest
 
 from switchboard_server.core.errors import AbortedError, NotFoundError, UnavailableError
 from switchboard_server.core.registry.leases import Lease
-from switchboard_server.core.registry.model import HealthCheck, Key, Status
+from switchboard_server.core.registry.model import HealthCheck, Status
 from switchboard_server.core.registry.watching import Compacted, Resumed
-from tests.cluster.registry_nodes import LEASE, Cluster, Node, frozen, told, until
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
 from tests.support.registries import FAILED, PASSED, TCP
+from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 
 FEW = 5
 """Fewer instances than self-preservation concludes anything from."""
@@ -96,7 +96,7 @@ async def test_without_redis_what_is_known_is_told_and_nobody_is_evicted(
             await a.register(10, lease_ns=60_000_000_000)
             assert a.registry.revision == revision + 1
             assert await b.next(watcher) == Resumed(revision)
-            assert [each.key.id for each in (await told(b, watcher)).changes] == ["i10"]
+            assert [each.key.id for each in (await b.told(watcher)).changes] == ["i10"]
             # And the clock runs on.
             await until(lambda: all("i9" not in node.there for node in cluster.nodes))
             await cluster.agreed()
@@ -154,9 +154,9 @@ async def test_a_redis_that_comes_back_as_it_was_before_is_put_right(
     await until(lambda: all(len(node.serving) == 3 for node in cluster.nodes))
     await a.run(a.link.call("SAVE"))
     # What it has not saved: one is gone, one is new, one drains.
-    await b.run(b.registry.deregister(Key("users", "i1")))
+    await b.deregister(1)
     await c.register(4, check=TCP)
-    await a.run(a.registry.set_status(Key("users", "i2"), Status.DRAINING, ""))
+    await a.set_status(Status.DRAINING, 2)
     await until(lambda: all(len(node.serving) == 2 for node in cluster.nodes))
     known, revision = told_of(cluster), a.registry.revision
     server.kill()
@@ -235,7 +235,7 @@ async def test_a_node_that_was_frozen_does_no_harm_when_it_wakes(cluster: Cluste
         c.prober.release()
     for lease, error in ((taken, AbortedError), (left, NotFoundError), (renewed, NotFoundError)):
         with pytest.raises(error):
-            await asyncio.wait_for(c.run(last_word(lease)), 5)
+            await asyncio.wait_for(c.last_word(lease), 5)
         await c.let_go(lease, broken=True)
     c.prober.verdict = PASSED
     await cluster.settled()
@@ -246,11 +246,6 @@ async def test_a_node_that_was_frozen_does_no_harm_when_it_wakes(cluster: Cluste
     assert [len(node.changes) for node in (a, b)] == before
     assert a.registry.revision == revision
     await b.let_go(moved, broken=False)
-
-
-async def last_word(lease: Lease) -> None:
-    while await lease.next() is not None:
-        pass
 
 
 @pytest.mark.parametrize("how", ["cut", "clogged"])
@@ -281,7 +276,7 @@ async def test_a_node_that_cannot_reach_redis_comes_back_to_what_the_others_know
         await cluster.agreed()
         assert far.serving == ["i2", "i3"]
         with pytest.raises(NotFoundError):
-            await far.run(last_word(lease))
+            await far.last_word(lease)
         await far.let_go(lease)
         await far.stop()
 
