@@ -10,9 +10,13 @@ from playwright.async_api import Browser, Page, ViewportSize, expect
 from switchboard.v1.connect_pb2 import ConnectRequest
 from switchboard.v1.realtime_service_pb2 import BroadcastRequest
 from switchboard.v1.realtime_service_pb2_grpc import RealtimeServiceStub
-from switchboard.v1.registry_service_pb2 import DeregisterRequest, RegisterRequest
+from switchboard.v1.registry_service_pb2 import (
+    DeregisterRequest,
+    RegisterRequest,
+    SetStatusRequest,
+)
 from switchboard.v1.registry_service_pb2_grpc import RegistryServiceStub
-from switchboard.v1.service_instance_pb2 import ServiceInstance
+from switchboard.v1.service_instance_pb2 import INSTANCE_STATUS_DRAINING, ServiceInstance
 from tests.e2e.browser import DEADLINE_MS, chromium, restart
 from tests.integration.client import Client, an_event
 from tests.integration.credentials import SECRET, mint
@@ -165,14 +169,118 @@ async def test_it_shows_registered_services_with_their_instances(
             )
             await registry.Register(RegisterRequest(instance=instance))
         service = page.locator("#services > li", has_text="user-service")
-        await expect(service).to_contain_text("2 serving · 1.4.2")
+        await expect(service.locator("summary")).to_contain_text("2 serving")
+        await expect(service.locator("summary")).to_contain_text("1.4.2")
         await service.locator("summary").click()
-        await expect(service.locator(".members > li")).to_contain_text(
-            ["10.0.0.7:8010", "10.0.0.7:8011"]
+        instances = service.locator(".members > li")
+        await expect(instances).to_contain_text(["10.0.0.7:8010", "10.0.0.7:8011"])
+        drained = SetStatusRequest(
+            service_name="user-service",
+            instance_id="10.0.0.7:8011",
+            status=INSTANCE_STATUS_DRAINING,
+            reason="deploy of 1.5",
+        )
+        await registry.SetStatus(drained)
+        await expect(instances.nth(1)).to_contain_text("draining")
+        await expect(instances.nth(1)).to_contain_text("deploy of 1.5, since ")
+        await expect(page.locator("#tail > li").first).to_contain_text(
+            "user-service 10.0.0.7:8011: serving → draining (deploy of 1.5)"
         )
         gone = DeregisterRequest(service_name="user-service", instance_id="10.0.0.7:8010")
         await registry.Deregister(gone)
         await expect(service.locator(".members > li")).to_have_count(1)
+
+
+async def test_where_there_is_nothing_yet_it_says_what_to_do(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    empty = page.locator("#tail-empty")
+    await expect(empty).to_contain_text("switchboard.v1.EventService/Publish")
+    await expect(page.locator("#services-empty")).to_contain_text("RegistryService/Register")
+    await expect(page.locator("#rooms-empty")).to_contain_text('hub.room("general").join()')
+    await empty.get_by_role("button", name="write one here").click()
+    await page.keyboard.type('{"order": 7}')
+    await page.keyboard.press("Control+Enter")
+    await expect(page.locator("#send-note")).to_have_text("Stored as 1.")
+    await expect(page.locator("#tail > li")).to_contain_text(["order.created"])
+    await expect(empty).to_be_hidden()
+    (event,) = (await client.list_events()).events
+    assert (event.type, event.source_service, dict(event.data)) == (
+        "order.created",
+        "console",
+        {"order": 7},
+    )
+
+
+async def test_what_is_not_sent_says_why_and_where_that_is_seen(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub, PHONE)
+    await connected(page)
+    await page.get_by_text("Event", exact=True).click()
+    await page.get_by_label("Event type").fill("order.*")
+    await page.get_by_role("button", name="Send").click()
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("event.type")
+    await expect(alert).to_be_in_viewport()
+    await page.get_by_label("Data, as a JSON object").fill('{"a": ')
+    await page.get_by_role("button", name="Send").click()
+    await expect(alert).to_contain_text("the data are not JSON")
+
+
+async def test_its_filter_is_narrowed_from_an_event_and_outlives_a_reload(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    for kind, source in (("order.created", "shop"), ("order.paid", "shop"), ("ping", "cron")):
+        await client.publish(an_event(kind, source))
+    rows = page.locator("#tail > li .type")
+    await expect(rows).to_have_text(["ping", "order.paid", "order.created"])
+    await rows.nth(1).click()
+    await page.get_by_role("button", name="Only from shop").click()
+    await expect(rows).to_have_text(["order.paid", "order.created"])
+    await page.reload()
+    await expect(rows).to_have_text(["order.paid", "order.created"])
+    await page.get_by_label("Sources").fill("nobody")
+    await page.get_by_label("Sources").press("Enter")
+    await page.get_by_role("button", name="Show all events").click()
+    await expect(rows).to_have_count(3)
+    assert page.url.endswith(f":{hub.port}/")
+
+
+async def test_keys_go_to_all_that_matters(
+    hub: HubProcess, client: Client, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    await connected(page)
+    for kind in ("first", "second"):
+        await client.publish(an_event(kind))
+    await expect(page.locator("#tail > li")).to_have_count(2)
+    focus = page.locator(":focus")
+    await page.keyboard.press("j")
+    await expect(focus).to_contain_text("second")
+    await page.keyboard.press("j")
+    await expect(focus).to_contain_text("first")
+    await page.keyboard.press("Enter")
+    await page.locator("#tail pre").wait_for()
+    await page.keyboard.press("k")
+    await expect(focus).to_contain_text("second")
+    await page.keyboard.press("p")
+    await expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    await page.keyboard.press("/")
+    await page.keyboard.type("p/j?")
+    await expect(page.get_by_label("Types")).to_have_value("p/j?")
+    await page.keyboard.press("Escape")
+    await focus.blur()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await page.keyboard.press("m")
+    await expect(page.get_by_label("Data, as a JSON object")).to_be_focused()
 
 
 async def test_it_comes_back_after_the_hub_was_killed_and_goes_on(
@@ -208,6 +316,9 @@ async def test_it_asks_for_a_token_where_the_hub_wants_one(
         await page.get_by_label("JSON Web Token").fill(token)
         await page.get_by_role("button", name="Connect").click()
         await expect(page.locator("#link")).to_have_text("Connected as ann")
+        # What a token does not allow is told where it would be, and is no alarm.
+        await expect(page.locator("#services-empty")).to_contain_text("it lacks services.view")
+        await expect(page.get_by_role("alert")).to_be_hidden()
         await page.get_by_role("button", name="Send").click()
         await expect(page.get_by_role("alert")).to_contain_text("PERMISSION_DENIED")
         await page.reload()

@@ -7,8 +7,11 @@
 import { Switchboard, SwitchboardError } from "../switchboard.js";
 import { watch } from "./charts.js";
 import { byId, counted, setText } from "./dom.js";
+import * as hints from "./hints.js";
+import * as keys from "./keys.js";
 import { Panels } from "./panels.js";
-import { Tail } from "./tail.js";
+import * as sending from "./sending.js";
+import { Tail, restoreFilter } from "./tail.js";
 
 const TOKEN_KEY = "switchboard.token";
 const THEME_KEY = "switchboard.theme";
@@ -95,6 +98,7 @@ byId("token-form", HTMLFormElement).addEventListener("submit", () => {
  * @param {string} text
  */
 function showLink(state, text) {
+  document.title = state === "good" ? "Switchboard" : `${text} · Switchboard`;
   byId("link", HTMLElement).dataset.state = state;
   setText(byId("link-text", HTMLElement), text);
 }
@@ -114,7 +118,7 @@ async function begin() {
     // Not there: the connection waits for it.
   }
   const token = sessionStorage.getItem(TOKEN_KEY);
-  const hub = new Switchboard(document.baseURI, { ...(token && { token }) });
+  const hub = new Switchboard(new URL(".", document.baseURI), { ...(token && { token }) });
   const end = new AbortController();
   const panels = new Panels(hub, report, end.signal);
   const tail = new Tail(hub, report, end.signal);
@@ -148,33 +152,13 @@ function ended(close) {
   if (close.reason === "TOKEN_INVALID" || close.reason === "PERMISSION_DENIED") askForToken(`The hub refused the token: ${why}.`);
 }
 
-// --- sending --------------------------------------------------------------------------------------
-
-const target = byId("send-to", HTMLSelectElement);
-target.addEventListener("change", () => {
-  byId("send-name-label", HTMLElement).hidden = target.value === "all";
-  byId("send-name", HTMLInputElement).required = target.value !== "all";
-  // The names that are suggested are those of rooms.
-  byId("send-name", HTMLInputElement).setAttribute("list", target.value === "rooms" ? "send-names" : "");
-});
-
-byId("send", HTMLFormElement).addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const note = byId("send-note", HTMLElement);
-  try {
-    const data = JSON.parse(byId("send-data", HTMLTextAreaElement).value);
-    if (typeof data !== "object" || data === null || Array.isArray(data)) throw new TypeError("the data have to be a JSON object");
-    if (!session) throw new Error("there is no connection");
-    const to = target.value === "all" ? { all: true } : { [target.value]: [byId("send-name", HTMLInputElement).value.trim()] };
-    const sent = await session.hub.send(byId("send-type", HTMLInputElement).value, data, { to });
-    setText(note, `Handed to ${counted(sent.connections ?? 0, "connection")}.`);
-  } catch (error) {
-    setText(note, "");
-    report("Not sent", error);
-  }
-});
-
 // --- start ----------------------------------------------------------------------------------------
+
+byId("try-event", HTMLButtonElement).addEventListener("click", () => sending.write("event"));
+hints.start();
+keys.start();
+sending.start(() => session?.hub, report);
+restoreFilter();
 
 function keepsServices() {
   return services["switchboard.v1.RegistryService"] === "SERVING";

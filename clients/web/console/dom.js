@@ -69,6 +69,23 @@ export function reconcile(list, items, keyOf, create, update) {
   for (const element of old.values()) element.remove();
 }
 
+/**
+ * A button that copies a text.
+ *
+ * @param {() => string} text
+ * @returns {HTMLElement}
+ */
+export function copyButton(text) {
+  const button = make("button", { type: "button", class: "small" }, "Copy");
+  button.addEventListener("click", async () => {
+    // Pages have a clipboard where the connection is secure only; elsewhere the text is there to be marked.
+    const done = await navigator.clipboard?.writeText(text()).then(() => true, () => false);
+    setText(button, done ? "Copied" : "Not allowed");
+    setTimeout(() => setText(button, "Copy"), 1500);
+  });
+  return button;
+}
+
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 
 /**

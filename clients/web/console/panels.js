@@ -4,7 +4,9 @@
  * @module
  */
 
+import { SwitchboardError } from "../switchboard.js";
 import { byId, counted, make, reconcile, setText, timeOfDay } from "./dom.js";
+import { write } from "./sending.js";
 
 /** @typedef {import("../switchboard.js").Switchboard} Switchboard */
 
@@ -70,9 +72,14 @@ export class Panels {
       // A break is told by the header, and the next look comes after it.
       if (this.#hub.state !== "open") return;
       this.#refused.add(name);
-      setText(byId(`${name}-empty`, HTMLElement), error instanceof Error ? error.message : String(error));
-      byId(`${name}-empty`, HTMLElement).hidden = byId(name, HTMLElement).children.length > 0;
-      this.#report(`Listing ${name}`, error);
+      const empty = byId(`${name}-empty`, HTMLElement);
+      const denied = error instanceof SwitchboardError && error.code === "PERMISSION_DENIED";
+      setText(byId(`${name}-none`, HTMLElement), denied ? `The token does not allow to see them: it lacks ${error.metadata.permission ?? "a permission"}.` : String(error instanceof Error ? error.message : error));
+      empty.hidden = byId(name, HTMLElement).children.length > 0;
+      // What it could teach is of no use now.
+      empty.querySelector(".command")?.remove();
+      // That is how tokens are; all else is news.
+      if (!denied) this.#report(`Listing ${name}`, error);
     }
   }
 
@@ -86,7 +93,7 @@ export class Panels {
 
   /** @param {any} room */
   #room(room) {
-    const details = make("details", {}, make("summary", {}, make("span", { class: "name" }, room.name), make("span", { class: "figures" })), make("ul", { class: "members", "aria-label": "Who is in it" }));
+    const details = make("details", {}, make("summary", {}, make("span", { class: "name" }, room.name), make("span", { class: "figures" })), make("ul", { class: "members", "aria-label": "Who is in it" }), make("div", { class: "tools" }, writeButton("rooms", room.name)));
     details.dataset.room = room.name;
     details.addEventListener("toggle", () => void this.#members(details).catch((error) => this.#report("Looking into a room", error)));
     return make("li", {}, details);
@@ -116,7 +123,7 @@ export class Panels {
       byId("connections", HTMLElement),
       connections,
       (each) => each.client_id,
-      () => make("li", { class: "line" }, make("span", { class: "name" }), make("span", { class: "figures" })),
+      (each) => make("li", { class: "line" }, make("span", { class: "name" }), make("span", { class: "figures" }), writeButton("clients", each.client_id)),
       (element, each) => {
         const [name, figures] = element.children;
         const own = each.client_id === this.#hub.clientId ? " (this page)" : "";
@@ -147,14 +154,47 @@ function updateRoom(element, room) {
   setText(figures, [counted(connections, "connection"), users && counted(users, "user"), size && `${kept} of ${size} kept`].filter(Boolean).join(" · "));
 }
 
-/** @param {any} service */
-function createService(service) {
-  return make("li", {}, make("details", {}, make("summary", {}, make("span", { class: "name" }, service.service_name), make("span", { class: "figures" })), make("ul", { class: "members", "aria-label": "Instances" })));
+/**
+ * @param {"rooms" | "clients"} to
+ * @param {string} name
+ */
+function writeButton(to, name) {
+  const button = make("button", { type: "button", class: "small", "aria-label": `Write to ${name}` }, to === "rooms" ? "Write to the room" : "Write");
+  button.addEventListener("click", () => write("message", to, name));
+  return button;
 }
 
+/** @param {any} service */
+function createService(service) {
+  return make("li", {}, make("details", {}, make("summary", {}, make("span", { class: "name" }, service.service_name), make("span", { class: "chips" }), make("span", { class: "figures" })), make("ul", { class: "members instances", "aria-label": "Instances" })));
+}
+
+/** How an instance is, in a word, and how good that is. */
+const MOODS = /** @type {Record<string, string>} */ ({ SERVING: "good", STARTING: "waiting", DRAINING: "waiting", UNKNOWN: "waiting", NOT_SERVING: "bad", UNHEALTHY: "bad" });
+
 /** @param {string | undefined} status */
-function statusWord(status) {
-  return (status ?? "").replace("INSTANCE_STATUS_", "").replace("_", " ").toLowerCase();
+function statusName(status) {
+  return (status ?? "").replace("INSTANCE_STATUS_", "");
+}
+
+/**
+ * @param {string | undefined} status
+ * @param {string} [count]
+ */
+function chip(status, count) {
+  const name = statusName(status);
+  const word = name.replaceAll("_", " ").toLowerCase();
+  return make("span", { class: "chip", "data-state": MOODS[name] ?? "idle" }, [count, word].filter(Boolean).join(" "));
+}
+
+/**
+ * Shows chips, if others than there are.
+ *
+ * @param {Element} place
+ * @param {HTMLElement[]} chips
+ */
+function setChips(place, chips) {
+  if ([...place.children].map((each) => each.textContent).join() !== chips.map((each) => each.textContent).join()) place.replaceChildren(...chips);
 }
 
 /**
@@ -162,19 +202,22 @@ function statusWord(status) {
  * @param {any} service
  */
 function updateService(element, service) {
-  const figures = /** @type {Element} */ (element.querySelector("summary .figures"));
-  const counts = (service.status_counts ?? []).map((/** @type {any} */ each) => `${each.count} ${statusWord(each.status)}`);
-  setText(figures, [...counts, ...(service.versions ?? [])].join(" · "));
+  setChips(/** @type {Element} */ (element.querySelector(".chips")), (service.status_counts ?? []).map((/** @type {any} */ each) => chip(each.status, each.count)));
+  setText(/** @type {Element} */ (element.querySelector("summary .figures")), (service.versions ?? []).join(" · "));
   reconcile(
     /** @type {HTMLElement} */ (element.querySelector(".members")),
     service.instances ?? [],
     (/** @type {any} */ instance) => instance.instance_id,
-    () => make("li", {}, make("span", { class: "name" }), make("span", { class: "figures" })),
+    () => make("li", {}, make("span", { class: "name" }), make("span", { class: "chips" }), make("span", { class: "figures" }), make("span", { class: "why" })),
     (line, instance) => {
-      const [name, what] = line.children;
+      const [name, chips, what, why] = line.children;
+      const address = `${instance.host}:${instance.port}`;
       setText(name, instance.instance_id);
-      line.title = instance.status_reason ?? "";
-      setText(what, [statusWord(instance.status), instance.version, instance.zone, instance.unconfirmed && "unconfirmed"].filter(Boolean).join(" · "));
+      setChips(chips, [chip(instance.status)]);
+      const { load, weight = 1 } = instance;
+      setText(what, [instance.instance_id !== address && address, instance.version, instance.zone, weight > 1 && `weight ${weight}`, load !== undefined && `load ${load}`, instance.unconfirmed && "unconfirmed"].filter(Boolean).join(" · "));
+      const reason = statusName(instance.status) === "SERVING" ? "" : (instance.status_reason ?? "");
+      setText(why, reason && `${reason}, since ${timeOfDay(instance.status_time)}`);
     },
   );
 }

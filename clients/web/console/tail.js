@@ -4,7 +4,7 @@
  * @module
  */
 
-import { byId, counted, make, setText, timeOfDay } from "./dom.js";
+import { byId, copyButton, counted, make, setText, timeOfDay } from "./dom.js";
 
 /** @typedef {import("../switchboard.js").Switchboard} Switchboard */
 /** @typedef {import("../switchboard.js").Subscription} Subscription */
@@ -29,6 +29,7 @@ export class Tail {
   #total = 0;
   #paused = false;
   #drawing = false;
+  #filtered = false;
   /** Counts the filters: what was asked for an earlier one is no longer wanted. */
   #turn = 0;
 
@@ -42,12 +43,25 @@ export class Tail {
     this.#report = report;
     byId("filter", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); void this.follow(); }, { signal });
     byId("clear", HTMLButtonElement).addEventListener("click", () => this.#clear(), { signal });
+    byId("unfilter", HTMLButtonElement).addEventListener("click", () => this.#narrow({ "filter-types": "", "filter-sources": "" }), { signal });
     this.#pause.addEventListener("click", () => this.#toggle(), { signal });
+  }
+
+  /**
+   * Sets the filter.
+   *
+   * @param {Record<string, string>} fields By the ids of the fields.
+   */
+  #narrow(fields) {
+    for (const [id, value] of Object.entries(fields)) byId(id, HTMLInputElement).value = value;
+    void this.follow();
   }
 
   /** Shows the last events that match the filter, and all that come. */
   async follow() {
     const filter = { types: entries("filter-types"), source_services: entries("filter-sources") };
+    rememberFilter(filter);
+    this.#filtered = filter.types.length + filter.source_services.length > 0;
     void this.#subscription?.stop().catch((error) => this.#report("Ending the tail", error));
     this.#clear();
     const turn = ++this.#turn;
@@ -106,11 +120,13 @@ export class Tail {
 
   #draw() {
     if (!this.#paused) {
-      const rows = this.#arrived.splice(0).map(row);
+      const rows = this.#arrived.splice(0).map((event) => row(event, (fields) => this.#narrow(fields)));
       this.#list.prepend(...rows.reverse());
       while (this.#list.children.length > SHOWN) this.#list.lastElementChild?.remove();
     }
     byId("tail-empty", HTMLElement).hidden = this.#list.children.length > 0;
+    for (const id of ["tail-none", "publish-command", "tail-how"]) byId(id, HTMLElement).hidden = this.#filtered;
+    byId("tail-filtered", HTMLElement).hidden = !this.#filtered;
     const held = this.#paused ? ` · ${this.#held} held back` : "";
     setText(byId("tail-note", HTMLElement), `${counted(this.#total, "event")}${held}`);
   }
@@ -140,12 +156,33 @@ function entries(id) {
 }
 
 /**
+ * Keeps the filter in the page's address, so that it outlives a reload and can be passed on.
+ *
+ * @param {{ types: string[], source_services: string[] }} filter
+ */
+function rememberFilter({ types, source_services: sources }) {
+  const url = new URL(location.href);
+  for (const [name, values] of /** @type {const} */ ([["types", types], ["sources", sources]])) {
+    if (values.length) url.searchParams.set(name, values.join(","));
+    else url.searchParams.delete(name);
+  }
+  if (url.href !== location.href) history.replaceState(null, "", url);
+}
+
+/** Sets the fields of the filter as the page's address says. */
+export function restoreFilter() {
+  const { searchParams: given } = new URL(location.href);
+  for (const name of ["types", "sources"]) byId(`filter-${name}`, HTMLInputElement).value = (given.get(name) ?? "").replaceAll(",", ", ");
+}
+
+/**
  * An event in a line, which opens to show all of it.
  *
  * @param {Event} event
+ * @param {(fields: Record<string, string>) => void} narrow
  * @returns {HTMLElement}
  */
-function row(event) {
+function row(event, narrow) {
   const priority = (event.priority ?? "").replace("PRIORITY_", "").toLowerCase();
   const route = event.target_service ? `${event.source_service} → ${event.target_service}` : event.source_service;
   const summary = make(
@@ -160,8 +197,24 @@ function row(event) {
   if (priority === "high" || priority === "critical") summary.append(make("span", { class: `badge ${priority}` }, priority));
   const details = make("details", {}, summary);
   // Most are never opened, and a payload may be large.
-  details.addEventListener("toggle", () => details.append(make("pre", { tabindex: "0" }, JSON.stringify(event, null, 2))), { once: true });
+  details.addEventListener("toggle", () => details.append(...opened(event, narrow)), { once: true });
   return make("li", {}, details);
+}
+
+/**
+ * All of an event, and what can be done with it.
+ *
+ * @param {Event} event
+ * @param {(fields: Record<string, string>) => void} narrow
+ * @returns {HTMLElement[]}
+ */
+function opened(event, narrow) {
+  const text = JSON.stringify(event, null, 2);
+  const type = make("button", { type: "button", class: "small" }, `Only ${event.type}`);
+  type.addEventListener("click", () => narrow({ "filter-types": event.type }));
+  const source = make("button", { type: "button", class: "small" }, `Only from ${event.source_service}`);
+  source.addEventListener("click", () => narrow({ "filter-sources": event.source_service }));
+  return [make("div", { class: "tools" }, copyButton(() => text), type, source), make("pre", { tabindex: "0" }, text)];
 }
 
 /**
@@ -169,6 +222,11 @@ function row(event) {
  * @returns {string}
  */
 function preview(event) {
+  const registry = event.source_service === "switchboard" && /** @type {any} */ (event.data);
+  if (registry && String(registry.event).startsWith("registry.")) {
+    const { service_name: service, instance_id: instance, previous_status: before, status, status_reason: reason } = registry;
+    return `${service} ${instance}: ${before ? `${before} → ` : ""}${status}${reason ? ` (${reason})` : ""}`;
+  }
   if (event.data) return JSON.stringify(event.data).slice(0, 200);
   return event.text?.slice(0, 200) ?? (event.binary ? `${event.content_type || "binary"}, ${Math.floor(event.binary.length * 0.75)} bytes` : "");
 }

@@ -11,8 +11,11 @@ FILES: Mapping[str, str] = {
     "/console/console.css": "console/console.css",
     "/console/console.js": "console/console.js",
     "/console/dom.js": "console/dom.js",
+    "/console/hints.js": "console/hints.js",
     "/console/icon.svg": "console/icon.svg",
+    "/console/keys.js": "console/keys.js",
     "/console/panels.js": "console/panels.js",
+    "/console/sending.js": "console/sending.js",
     "/console/tail.js": "console/tail.js",
     "/switchboard.js": "switchboard.js",
 }
