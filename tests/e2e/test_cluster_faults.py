@@ -1,0 +1,38 @@
+"""Faults fall on hubs under load: what was answered is delivered, in order, and settled."""
+
+from pathlib import Path
+
+from tests.e2e.cluster import faults
+from tests.e2e.cluster.nodes import alone, cluster
+from tests.e2e.cluster.report import table
+from tests.e2e.cluster.trial import Trial
+
+RATE = 500.0
+"""Events a second of each publisher: enough to have many on their way whenever a fault falls."""
+
+
+async def test_an_embedded_hub_keeps_its_word_when_it_is_killed(tmp_path: Path) -> None:
+    async with alone(tmp_path) as hubs:
+        trial = Trial(hubs, RATE)
+        async with trial.running():
+            rows = [await trial.meet(faults.kill_node(hubs.nodes[0], 0.5)) for _ in range(2)]
+            await trial.finish()
+    print(f"\n{table([*rows, trial.totals])}\n{trial.tally}")
+
+
+async def test_a_cluster_keeps_its_word_whatever_fails(tmp_path: Path) -> None:
+    async with cluster(tmp_path, {"MESSAGE_TIMEOUT": "5"}) as whole:
+        trial = Trial(whole, RATE)
+        async with trial.running():
+            rows = [
+                await trial.meet(fault)
+                for fault in (
+                    faults.kill_node(whole.nodes[0], 1.0),
+                    faults.kill_redis(whole, trial),
+                    faults.cut_link(whole, 3.0),
+                    faults.kill_rabbitmq(whole, trial),
+                    faults.freeze_node(whole.nodes[1], 8.0),
+                )
+            ]
+            await trial.finish()
+    print(f"\n{table([*rows, trial.totals])}\n{trial.tally}")
