@@ -18,6 +18,8 @@ from tests.support.proxy import TcpProxy
 from tests.support.servers import free_port
 
 LOOK_SECONDS = 0.05
+LAST_LINES = 60
+"""How much of what each hub has printed is shown where something was found."""
 KEEPALIVE = (
     # A frozen hub closes no connection, so its clients ask whether it is there, as often as a hub
     # lets them. Without the last, gRPC waits for a minute: https://github.com/grpc/grpc/pull/32400
@@ -193,6 +195,11 @@ async def running(nodes: Sequence[Node]) -> AsyncIterator[None]:
         yield
         for node in nodes:
             await node.stop()
+    except BaseException:
+        for node in nodes:
+            lines = node.text.splitlines()[-LAST_LINES:]
+            print(f"--- {node.name}:", *lines, sep="\n  ")
+        raise
     finally:
         for node in nodes:
             if node.running:

@@ -65,6 +65,9 @@ async def answered(call: Awaitable[T], what: str, seconds: float = CALL_SECONDS)
         raise unavailable(f"{what} failed: the connection ended") from error
     except (aiormq.AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
         raise unavailable(f"{what} failed: {describe(error)}") from error
+    except StopAsyncIteration as error:
+        # What the driver makes of a peer that has closed before it is first read from.
+        raise unavailable(f"{what} failed: the connection was closed") from error
     except Exception as error:
         # An exception without a class of its own is how the driver ends what waits when it closes.
         if type(error) is not Exception:
