@@ -3,10 +3,12 @@
 import asyncio
 
 import pytest
+from aiormq.abc import DeliveredMessage
 
+from switchboard_server.backends.rabbitmq import credit
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.link import Link
-from switchboard_server.backends.rabbitmq.topology import QUORUM
+from switchboard_server.backends.rabbitmq.topology import QUORUM, STREAM
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
 from switchboard_server.core.errors import UnavailableError
 from tests.support.brokers import RabbitServer
@@ -97,6 +99,38 @@ async def test_a_consumer_whose_queue_is_deleted_ends_its_channel(rabbit: Rabbit
             await reading.ended.wait()
         assert "consumer" in reading.reason
         await other.delete_queue(queue)
+
+
+async def test_what_came_from_a_stream_is_acknowledged_soon_though_little_comes(
+    rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credit, "ACKNOWLEDGE_SECONDS", 0.1)
+    async with linked(rabbit.url) as link:
+        channel = await link.channel(prefetch=10, confirms=True)
+        queue = fresh_topology().log
+        await channel.declare_queue(queue, STREAM)
+        got: list[bytes] = []
+        acknowledged: list[int] = []
+        making_room = credit.Credit(channel, 5)
+        acknowledge = channel.acknowledge
+
+        async def note(tag: int, *, multiple: bool = False) -> None:
+            acknowledged.append(tag)
+            await acknowledge(tag, multiple=multiple)
+
+        monkeypatch.setattr(channel, "acknowledge", note)
+
+        def receive(message: DeliveredMessage) -> None:
+            got.append(message.body)
+            making_room.took(message.delivery_tag or 0)
+
+        await channel.consume(queue, receive, arguments={"x-stream-offset": "first"})
+        # More than the prefetch, so that room has to be made.
+        await asyncio.gather(*[channel.publish("", queue, b"%d" % n) for n in range(23)])
+        await until(lambda: len(got) == 23 and acknowledged[-1:] == [23])
+        assert acknowledged == [5, 10, 15, 20, 23]
+        assert not channel.ended.is_set()
+        await channel.delete_queue(queue)
 
 
 async def test_a_link_that_is_cut_and_one_that_goes_dead_are_made_anew(

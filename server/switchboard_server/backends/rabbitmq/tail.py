@@ -8,6 +8,7 @@ from typing import Protocol
 from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.credit import Credit
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.stream import (
     OFFSET,
@@ -18,7 +19,6 @@ from switchboard_server.backends.rabbitmq.stream import (
     found,
 )
 from switchboard_server.backends.rabbitmq.waiting import unavailable
-from switchboard_server.core.errors import SwitchboardError
 
 PREFETCH = 128
 """Messages on their way here."""
@@ -89,7 +89,8 @@ class LogTail:
         self._expected: int | None = None
         self._verified = asyncio.Event()
         self._channel: Channel | None = None
-        self._acknowledging: asyncio.Task[None] | None = None
+        self._credit: Credit | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class LogTail:
         channel = await self._link.channel(prefetch=PREFETCH)
         try:
             start = await self._start()
-            self._channel = channel
+            self._channel, self._credit = channel, Credit(channel, PREFETCH // 4)
             await channel.consume(self._queue, self._received, arguments={OFFSET: start})
             await self._verify(channel)
             self._listener.attached(None)
@@ -176,8 +177,8 @@ class LogTail:
             return
         each = found(message)
         tag = message.delivery_tag or 0
-        if tag % (PREFETCH // 4) == 0:
-            self._acknowledge(self._channel, tag)
+        if self._credit is not None:
+            self._credit.took(tag)
         if self._expected is not None and not self._recognise(each):
             return
         if self.offset is not None and each.offset <= self.offset:
@@ -193,26 +194,13 @@ class LogTail:
                 self.offset = self._expected = None
                 _logger.error("the stream %s is another one", self._queue)
                 self._listener.replaced()
-                self._acknowledging = asyncio.create_task(self._channel.close())
+                self._closing = asyncio.create_task(self._channel.close())
             return False
         self._expected = None
         self._verified.set()
         if not same:
             self._listener.skipped()
         return not same
-
-    def _acknowledge(self, channel: Channel | None, tag: int) -> None:
-        """Makes room for more messages."""
-        if channel is None:
-            return
-
-        async def acknowledge() -> None:
-            try:
-                await channel.acknowledge(tag, multiple=True)
-            except SwitchboardError as error:
-                _logger.debug("the tail: %s", error.message)
-
-        self._acknowledging = asyncio.create_task(acknowledge())
 
 
 def _digest(message: Found) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.credit import Credit
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.waiting import answered, unavailable
@@ -117,13 +118,13 @@ class Track:
         self._numbers = 0
         self._written: dict[int, asyncio.Future[int]] = {}
         self._channel: Channel | None = None
-        self._unacknowledged = 0
-        self._acks: set[asyncio.Task[None]] = set()
+        self._credit: Credit | None = None
 
     async def open(self) -> None:
         """Begins to read from the beginning."""
         self._channel = await self._link.channel(prefetch=_PREFETCH)
         self._channel.on_end(self._ended)
+        self._credit = Credit(self._channel, _PREFETCH // 2)
         await self._channel.consume(
             self.queue, self._receive, arguments={"x-stream-offset": "first"}
         )
@@ -167,7 +168,8 @@ class Track:
             self._fail(str(error))
 
     def _receive(self, message: DeliveredMessage) -> None:
-        self._acknowledge(message)
+        if self._credit is not None:
+            self._credit.took(message.delivery_tag or 0)
         offset = int(message.header.properties.headers["x-stream-offset"])  # type: ignore[index, arg-type]
         self.size += len(message.body)
         try:
@@ -186,22 +188,6 @@ class Track:
                 outcome.set_exception(unavailable(f"another node has taken {self._term.seat}"))
         if self._term.epoch and self._fence.epoch > self._term.epoch:
             self._term.end("another node has taken it")
-
-    def _acknowledge(self, message: DeliveredMessage) -> None:
-        self._unacknowledged += 1
-        if self._unacknowledged < _PREFETCH // 2 or self._channel is None:
-            return
-        self._unacknowledged = 0
-        work = self._channel.acknowledge(message.delivery_tag or 0, multiple=True)
-        task = asyncio.create_task(work)
-        self._acks.add(task)
-        task.add_done_callback(self._acknowledged)
-
-    def _acknowledged(self, task: "asyncio.Task[None]") -> None:
-        self._acks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # The channel has ended, which is told elsewhere.
-            _logger.debug("%s: %s", self.queue, error)
 
     def _ended(self) -> None:
         if self._channel is not None:
