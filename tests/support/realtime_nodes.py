@@ -188,7 +188,11 @@ class Node:
 
 @asynccontextmanager
 async def nodes(
-    urls: Sequence[str], count: int = 2, prefix: str = "", **more: Any
+    urls: Sequence[str],
+    count: int = 2,
+    prefix: str = "",
+    names: Sequence[str] = ("node-1", "node-2", "node-3"),
+    **more: Any,
 ) -> AsyncIterator[list[Node]]:
     """Some nodes, which know each other.
 
@@ -196,10 +200,11 @@ async def nodes(
         urls: Where Redis is.
         count: How many.
         prefix: Names the cluster; empty: one of its own.
+        names: Names the nodes.
         more: See `Node`.
     """
     prefix = prefix or f"t{secrets.token_hex(4)}"
-    made = [Node(urls, prefix, f"node-{number + 1}", **more) for number in range(count)]
+    made = [Node(urls, prefix, name, **more) for name in names[:count]]
     for node in made:
         await node.open()
     try:

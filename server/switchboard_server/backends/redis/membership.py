@@ -57,6 +57,7 @@ class Membership:
         self._admit, self._restate, self._part = map(script, (lua.ADMIT, lua.RESTATE, lua.PART))
         self._enter, self._leave = map(script, (lua.ENTER, lua.LEAVE))
         self._tokens: dict[Connection, str] = {}
+        self._holders: dict[str, Connection] = {}
         self._counter = count(1)
         self._life = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +73,9 @@ class Membership:
 
     async def admit(self, connection: Connection) -> None:
         """See `Neighbours.admit`; without Redis it is known to this node alone."""
-        self._tokens[connection] = f"{self._desk.node}/{next(self._counter)}"
+        token = f"{self._desk.node}/{next(self._counter)}"
+        self._tokens[connection] = token
+        self._holders[token] = connection
         if not self._desk.link.up:
             return
         verdict = await self._desk.ask(self._admit, *self._card(connection))
@@ -82,6 +85,7 @@ class Membership:
     def part(self, connection: Connection, places: Sequence[tuple[Room, Member]]) -> None:
         """See `Neighbours.part`."""
         token = self._tokens.pop(connection, "")
+        self._holders.pop(token, None)
         rooms = [room.name for room, _ in places]
         if not token or not self._desk.link.up:
             self._gone(places, None)
@@ -229,7 +233,7 @@ class Membership:
                     self._lost_name(connection, denied=verdict == b"denied")
                 for room, heard in zip(list(connection.rooms.values()), totals, strict=False):
                     room.heard(read_totals(heard))
-            known = set(self._tokens.values())
+            known = set(self._holders)
             for client_id, token in zip(found[::2], found[1::2], strict=True):
                 if token.decode() not in known:
                     await self._desk.run(self._part, client_id, token)
@@ -238,23 +242,27 @@ class Membership:
             self._unsure = True
         self._floor.settle()
 
-    def replaced(self, client_id: str, token: str) -> None:
+    def replaced(self, token: str) -> None:
         """Ends a connection whose name another node has given away."""
-        connection = self._floor.directory.connections.get(client_id)
-        if connection is not None and self._tokens.get(connection) == token:
+        connection = self._holders.get(token)
+        if connection is not None:
             self._lost_name(connection, denied=False)
             self._floor.settle()
 
     def _lost_name(self, connection: Connection, *, denied: bool) -> None:
-        """Ends a connection whose name another node has given away while this one was cut off."""
-        if connection.ended is None:
-            text = f"another connection took the name {connection.client_id!r}"
-            self._floor.end(
-                connection,
-                another_users(connection.client_id)
-                if denied
-                else AbortedError("CONNECTION_REPLACED", text),
-            )
+        text = f"another connection took the name {connection.client_id!r}"
+        error = (
+            another_users(connection.client_id)
+            if denied
+            else AbortedError("CONNECTION_REPLACED", text)
+        )
+        if connection.ended is not None:
+            return
+        if self._floor.directory.connections.get(connection.client_id) is connection:
+            self._floor.end(connection, error)
+        else:
+            # It is about to be opened, and will not be.
+            connection.ended = error
 
     def _tell(self, done: Callable[[Any], None], script: Any, *args: Argument) -> None:
         """Has a script run that nobody waits for."""

@@ -272,7 +272,7 @@ class RedisNeighbours:
         elif kind == b"p":
             self._somebody_moved(json.loads(frame[1:]))
         elif kind == b"e":
-            self._replaced(*json.loads(frame[1:]))
+            self._membership.replaced(json.loads(frame[1:]))
         elif kind == b"q":
             self._elsewhere.asked_by(frame[1:])
         elif kind == b"a":
@@ -285,9 +285,6 @@ class RedisNeighbours:
             room.heard(Totals(int(version), connections, users))
             self._floor.changed(name, _member(before), _member(now))
             self._floor.settle()
-
-    def _replaced(self, client_id: str, token: str) -> None:
-        self._membership.replaced(client_id, token)
 
 
 def _member(found: Sequence[str] | bool) -> Member | None:

@@ -225,9 +225,8 @@ local function admit(id, token, user, transport, peer, name, since, certain, at)
     if held[2] ~= user then return 'denied' end
     if not certain and held[4] > since then return 'replaced' end
     drop(id, at, '')
-    if held[3] ~= NODE then
-      call('PUBLISH', CHANNEL .. held[3], 'e' .. cjson.encode({id, held[1]}))
-    end
+    -- To this node, too: it may not know yet that it had the other one.
+    call('PUBLISH', CHANNEL .. held[3], 'e' .. cjson.encode(held[1]))
   end
   call('HSET', k('c', id), 'n', NODE, 'k', token, 'u', user, 't', transport, 'p', peer,
     's', since, 'd', name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from switchboard_server.core.errors import (
     InvalidArgumentError,
+    NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
     Violation,
@@ -163,6 +164,11 @@ def another_users(client_id: str) -> PermissionDeniedError:
         f"{client_id!r} is the name of another user's connection; take another",
         metadata={"permission": "rooms.join", "resource": client_id},
     )
+
+
+def not_found(client_id: str) -> NotFoundError:
+    """The error for a connection that is not there."""
+    return NotFoundError("CONNECTION_NOT_FOUND", f"there is no connection named {client_id!r}")
 
 
 def too_many_rooms() -> ResourceExhaustedError:

@@ -12,7 +12,7 @@ from switchboard_server.core.errors import (
     SwitchboardError,
 )
 from switchboard_server.core.principal import Principal
-from switchboard_server.core.realtime.checks import MAX_ROOMS, too_many_rooms
+from switchboard_server.core.realtime.checks import MAX_ROOMS, not_found, too_many_rooms
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.items import Joined, Left, Member, Started
@@ -148,14 +148,14 @@ class Floor:
         Raises:
             ResourceExhaustedError: It stands in as many rooms as it may.
             UnavailableError: The room's history cannot be reached now.
-            SwitchboardError: The connection has ended meanwhile.
+            NotFoundError: The connection has ended meanwhile.
         """
         if join.room not in connection.rooms and len(connection.rooms) >= MAX_ROOMS:
             raise too_many_rooms()
         now = self.clock()
         entry = await self.neighbours.enter(connection, join, self.rules.of(join.room), now)
         if connection.ended is not None:
-            raise connection.ended
+            raise not_found(connection.client_id)
         room = connection.rooms.get(join.room)
         already = room is not None
         if room is None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from switchboard_server.core.clock import Clock, wall_clock
 from switchboard_server.core.errors import (
     AbortedError,
-    NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
     SwitchboardError,
@@ -25,6 +24,7 @@ from switchboard_server.core.realtime.checks import (
     check_name,
     check_targets,
     content,
+    not_found,
     too_many_rooms,
     user_of,
 )
@@ -179,7 +179,10 @@ class RealtimeHub:
         try:
             await self._open(connection, wish)
         except BaseException as error:
+            replaced = connection.ended
             self._abandon(connection, error)
+            if replaced is not None and isinstance(error, SwitchboardError):
+                raise replaced from None
             raise
         self._floor.attend(connection, on_ready)
         self._floor.settle()
@@ -187,6 +190,8 @@ class RealtimeHub:
 
     async def _open(self, connection: Connection, wish: ConnectWish) -> None:
         await self._neighbours.admit(connection)
+        if connection.ended is not None:
+            raise connection.ended
         self._check_open()
         # Others may have come while the other nodes were told.
         other = self._namesake(connection.client_id, connection.user)
@@ -315,7 +320,7 @@ class RealtimeHub:
             principal.require("rooms.manage", join.room)
         result = await self._neighbours.elsewhere.join(client_id, where, join)
         if result is None:
-            raise _not_found(client_id)
+            raise not_found(client_id)
         return result
 
     async def leave_room(self, client_id: str, room: str, principal: Principal) -> bool:
@@ -355,7 +360,7 @@ class RealtimeHub:
             principal.require("rooms.manage", room)
         left = await self._neighbours.elsewhere.leave(client_id, where, room, removed=removed)
         if left is None:
-            raise _not_found(client_id)
+            raise not_found(client_id)
         return left
 
     async def disconnect(self, wish: DisconnectWish, principal: Principal) -> int:
@@ -506,7 +511,7 @@ class RealtimeHub:
         """
         where = (await self._neighbours.elsewhere.find([client_id])).get(client_id)
         if where is None:
-            raise _not_found(client_id)
+            raise not_found(client_id)
         return where
 
     async def _sender(self, client_id: str, principal: Principal) -> str:
@@ -529,10 +534,6 @@ class RealtimeHub:
     def _check_open(self) -> None:
         if self._floor.stopping:
             raise _shutting_down()
-
-
-def _not_found(client_id: str) -> NotFoundError:
-    return NotFoundError("CONNECTION_NOT_FOUND", f"there is no connection named {client_id!r}")
 
 
 def _shutting_down() -> UnavailableError:

@@ -177,7 +177,8 @@ class Neighbours(Protocol):
     async def admit(self, connection: Connection) -> None:
         """Makes a connection known that is about to be opened on this node.
 
-        Another one of its name on another node is ended.
+        Another one of its name on another node is ended. Where this one has to make room itself
+        before it is open, its `ended` is set.
 
         Raises:
             PermissionDeniedError: The name is of another user's connection.
