@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from switchboard_server.backends.rabbitmq.journal import INDEX, Journal
+from switchboard_server.backends.rabbitmq.journal import ENTRY_BYTES, INDEX, Journal
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology
+from switchboard_server.backends.rabbitmq.track import Kind
 from switchboard_server.core.errors import UnavailableError
 from tests.support.brokers import RabbitServer
 from tests.support.rabbit import PATIENCE_SECONDS, fresh_topology, linked, until
@@ -59,11 +60,26 @@ async def test_what_is_large_comes_back_and_takes_more_than_one_message(
     topology = fresh_topology()
     async with linked(rabbit.url) as link:
         held = await take(link, topology)
-        kept = [bytes([number]) * 100_000 for number in range(30)] + [b"", b"x" * 3_000_000]
+        large = bytes(range(256)) * 12_345
+        kept = [bytes([number]) * 100_000 for number in range(30)]
+        kept += [b"", large, b"after", large[:ENTRY_BYTES], large[: ENTRY_BYTES + 1], b"last"]
         await asyncio.gather(*map(held.journal.append, kept))
         await held.close()
         held = await take(link, topology)
         assert held.found == kept
+        await held.journal.compact(kept)
+        await held.close()
+        held = await take(link, topology)
+        assert held.found == kept
+        # A holder that dies before it has written all of a record has written nothing of it.
+        assert held.journal._data is not None
+        await held.journal._data.write(Kind.PART, records=[b"never"])
+        await held.close()
+        held = await take(link, topology)
+        await held.journal.append(b"whole")
+        await held.close()
+        held = await take(link, topology)
+        assert held.found == [*kept, b"whole"]
         await held.close()
 
 
@@ -109,8 +125,8 @@ async def test_what_a_former_holder_writes_without_knowing_does_not_count(
             track._term = blind
         blinded = old.journal._data
         assert blinded is not None
-        late = [blinded.write(kind, records=[b"late"]) for kind in (1, 1)]  # type: ignore[arg-type]
-        moved = old.journal._index.write(3, name="elsewhere")  # type: ignore[arg-type]
+        late = [blinded.write(Kind.RECORDS, records=[b"late"]) for _ in range(2)]
+        moved = old.journal._index.write(Kind.POINT, name="elsewhere")
         for outcome in (*late, moved):
             with pytest.raises(UnavailableError, match="another node has taken"):
                 await outcome
@@ -188,7 +204,7 @@ async def test_what_is_not_needed_any_more_is_removed(rabbit: RabbitServer) -> N
             await held.journal.compact([b"%d" % turn])
         # A holder that dies in the midst of it leaves something behind.
         orphan = topology.journal("s", "orphan")
-        await held.journal._index.written(2, name=orphan)  # type: ignore[arg-type]
+        await held.journal._index.written(Kind.INTENT, name=orphan)
         await held.journal._declare(orphan, INDEX)
         await held.close()
         last = await take(link, topology)

@@ -22,7 +22,7 @@ from switchboard_server.backends.rabbitmq.waiting import answered, failed, unava
 from switchboard_server.core.errors import UnavailableError
 
 ENTRY_BYTES = 256 * 1024
-"""An entry takes no further record once it holds so many bytes."""
+"""Most bytes of records that an entry holds."""
 IN_FLIGHT = 2
 """Entries that are written and not read yet, while others gather."""
 COMPACT_BYTES = 8 * 1024 * 1024
@@ -76,6 +76,7 @@ class Journal:
         self._copies: list[bytes] | None = None
         self._later: deque[tuple[bytes, asyncio.Future[None]]] | None = None
         self._error: Exception | None = None
+        self._parts: list[bytes] = []
         self._live_size = 0
         self._generation = 0
         term.on_end(self._fail)
@@ -219,15 +220,15 @@ class Journal:
         size = 0
         writing: deque[asyncio.Future[int]] = deque()
         async for record in _each(records):
+            if size and size + len(record) > ENTRY_BYTES:
+                writing.append(_write(track, taken))
+                taken, size = [], 0
             taken.append(record)
             size += len(record)
-            if size >= ENTRY_BYTES:
-                writing.append(track.write(Kind.RECORDS, records=taken))
-                taken, size = [], 0
             if len(writing) > 2 * IN_FLIGHT:
                 await answered(writing.popleft(), f"writing to {track.queue}", READ_SECONDS)
         if taken:
-            writing.append(track.write(Kind.RECORDS, records=taken))
+            writing.append(_write(track, taken))
         for each in writing:
             await answered(each, f"writing to {track.queue}", READ_SECONDS)
 
@@ -238,17 +239,18 @@ class Journal:
             and self._data is not None
             and not self._term.ended.is_set()
         ):
-            taken, size = [], 0
-            while self._waiting and size < ENTRY_BYTES:
+            taken: list[tuple[bytes, asyncio.Future[None]]] = []
+            size = 0
+            while self._waiting and (not taken or size + len(self._waiting[0][0]) <= ENTRY_BYTES):
                 taken.append(self._waiting.popleft())
                 size += len(taken[-1][0])
             records = [record for record, _ in taken]
-            self._write(self._data, records, [outcome for _, outcome in taken])
+            self._follow(_write(self._data, records), [outcome for _, outcome in taken])
 
-    def _write(
-        self, track: Track, records: list[bytes], outcomes: "list[asyncio.Future[None]]"
+    def _follow(
+        self, writing: "asyncio.Future[int]", outcomes: "list[asyncio.Future[None]]"
     ) -> None:
-        writing = track.write(Kind.RECORDS, records=records)
+        """Answers who waits for what is written."""
         self._in_flight.add(writing)
 
         def done(_: object) -> None:
@@ -284,10 +286,20 @@ class Journal:
             self._point = entry.name
 
     def _read_data(self, entry: Entry, offset: int) -> None:
-        if self._replay is None or entry.kind != Kind.RECORDS or self._error is not None:
+        if entry.kind == Kind.TERM:
+            self._parts.clear()  # Whoever began a record did not finish it.
+        if self._replay is None or self._error is not None:
             return
+        if entry.kind == Kind.PART:
+            self._parts += entry.records
+        if entry.kind != Kind.RECORDS:
+            return
+        records = entry.records
+        if self._parts:
+            records = [b"".join([*self._parts, records[0]]), *records[1:]]
+            self._parts.clear()
         try:
-            self._replay(entry.records)
+            self._replay(records)
         except Exception as error:
             self._error = error
 
@@ -328,6 +340,20 @@ class Journal:
             if not outcome.done():
                 outcome.set_exception(unavailable(self._text()))
                 outcome.exception()
+
+
+def _write(track: Track, records: list[bytes]) -> "asyncio.Future[int]":
+    """Writes records, of which only one that stands alone may be larger than an entry.
+
+    RabbitMQ refuses messages beyond a size that differs by version and configuration.
+    """
+    first = records[0]
+    if len(first) > ENTRY_BYTES:
+        *starts, last = range(0, len(first), ENTRY_BYTES)
+        for start in starts:
+            track.write(Kind.PART, records=[first[start : start + ENTRY_BYTES]])
+        records = [first[last:]]
+    return track.write(Kind.RECORDS, records=records)
 
 
 async def _each(records: Records) -> AsyncIterator[bytes]:

@@ -180,17 +180,19 @@ class Link:
                 url = self._urls[place % len(self._urls)]
                 try:
                     await self._connect(url)
+                    backoff.reset()
+                    told = ""
+                    await self._attend(url)
                 except UnavailableError as error:
                     self._problem = error.message
                     if told != error.message:
                         told = error.message
                         _logger.warning("%s; trying again", error.message)
                     place += 1
-                    await asyncio.sleep(backoff.next())
-                    continue
-                backoff.reset()
-                told = ""
-                await self._attend(url)
+                except Exception:
+                    # What the driver may do beside what is known of it must not end this.
+                    _logger.exception("the connection to %s failed; trying again", url.host)
+                    await self._let_go()
                 await asyncio.sleep(backoff.next())
         finally:
             self._problem = "the hub shuts down"

@@ -39,6 +39,9 @@ class Kind(IntEnum):
     """The journal is in the stream of this name."""
     GONE = 4
     """The stream of this name has been removed."""
+    PART = 5
+    """The beginning of a record that is too large for one message: the first record of the next
+    entry goes on."""
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -142,6 +145,7 @@ class Track:
         number = self._numbers
         entry = Entry(kind, self._term.epoch, self._term.nonce, number, name, records or [])
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(_heard)
         self._written[number] = outcome
         sending = self._term.publish(
             "", self.queue, _encoder.encode(entry), Properties(delivery_mode=2), mandatory=True
@@ -199,4 +203,9 @@ class Track:
         for outcome in written.values():
             if not outcome.done():
                 outcome.set_exception(unavailable(text))
-                outcome.exception()
+
+
+def _heard(outcome: "asyncio.Future[int]") -> None:
+    """Nobody need be waiting: then it is not an error left unheard."""
+    if not outcome.cancelled():
+        outcome.exception()
