@@ -158,7 +158,9 @@ class OpenClusterLog(OpenLog):
     @property
     def store(self) -> HookedStore:  # type: ignore[override]
         """Skips what is about a store."""
-        pytest.skip("rabbitmq: has no store that a test can make fail; see test_cluster_faults.py")
+        pytest.skip(
+            "rabbitmq: has no store that a test can make fail; see test_cluster_log_faults.py"
+        )
 
     async def settle(self) -> None:
         """See the base: lets happen what comes from RabbitMQ too."""

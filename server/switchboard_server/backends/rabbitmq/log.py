@@ -325,7 +325,8 @@ class ClusterLog:
     def attached(self, problem: str | None) -> None:
         """See `Followed.attached`."""
         if problem is not None:
-            problem = f"the log cannot be reached: {self._link.problem or problem}"
+            told = (self._link.problem or problem).removeprefix("RabbitMQ: ")
+            problem = f"the log cannot be reached: RabbitMQ: {told}"
         if (problem is None) != (self._problem is None):
             self._since = self._loop.time()
             if self._opened and self._listener is not None and not self._closing:

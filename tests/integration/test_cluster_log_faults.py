@@ -1,0 +1,113 @@
+"""The log of many nodes while nodes, links and RabbitMQ itself fail under load."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from switchboard_server.backends.rabbitmq.log import ClusterLogSettings
+from tests.integration.cluster_load import Load, Member, caught_up
+from tests.support.brokers import RabbitServer
+from tests.support.cluster_logs import LogNode, a_prefix
+from tests.support.proxy import TcpProxy
+
+PATIENT = ClusterLogSettings(timeout=60)
+"""Appends wait for whatever these tests do."""
+
+
+@asynccontextmanager
+async def nodes(*urls: str) -> AsyncIterator[list[Member]]:
+    """Open nodes of one cluster, each at a URL of its own."""
+    prefix = a_prefix()
+    async with AsyncExitStack() as stack:
+        members = []
+        for number, url in enumerate(urls):
+            member = Member(LogNode(url, prefix, f"n{number}", settings=PATIENT))
+            stack.push_async_callback(member.node.close)
+            await member.node.open(member.told)
+            members.append(member)
+        yield members
+
+
+def numbering(members: list[Member]) -> Member:
+    """The node that numbers events now."""
+    (found,) = [member for member in members if member.node.numbers]
+    return found
+
+
+async def test_a_sequencer_that_loses_its_connection_costs_a_pause_and_nothing_else(
+    rabbit: RabbitServer,
+) -> None:
+    async with nodes(*[rabbit.url] * 3) as members:
+        load = Load(members)
+        load.start()
+        for _ in range(4):
+            await load.more(100)
+            numbering(members).node.link.reset("the test says so")
+            await load.more(1)
+        await load.more(100)
+        await load.stop()
+        await caught_up(members)
+        assert load.failed == []
+        load.check()
+
+
+@pytest.fixture
+def own_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ of the test's own, to be killed."""
+    with RabbitServer(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+async def until_streams_are_known(server: RabbitServer, load: Load) -> None:
+    """Waits until RabbitMQ has written down that it has streams at all.
+
+    It does so some seconds after its first one was made (DETS writes late); killed before that, it
+    does not find any of them again.
+    """
+    (names,) = server.folder.glob("mnesia/*/coordination/*/names.dets")
+    while b"rabbit_stream_coordinator" not in names.read_bytes():
+        await load.more(1)
+
+
+async def test_rabbitmq_that_is_killed_and_comes_back_costs_a_pause_and_nothing_else(
+    own_rabbit: RabbitServer,
+) -> None:
+    async with nodes(*[own_rabbit.url] * 2) as members:
+        load = Load(members)
+        load.start()
+        await until_streams_are_known(own_rabbit, load)
+        await load.more(50)
+        await asyncio.to_thread(own_rabbit.restart)
+        await load.more(100)
+        await load.stop()
+        await caught_up(members)
+        assert load.failed == []
+        load.check()
+        for member in members:
+            problems = member.told.problems
+            assert [problem is None for problem in problems] == [False, True]
+            assert "the log cannot be reached: RabbitMQ" in str(problems[0])
+
+
+async def test_a_sequencer_that_is_cut_off_is_replaced_and_what_it_still_writes_is_not_stored(
+    rabbit: RabbitServer,
+) -> None:
+    async with TcpProxy(rabbit.port) as proxy:
+        url = rabbit.url_at(proxy.port)
+        async with nodes(url, rabbit.url, rabbit.url) as members:
+            load = Load(members)
+            load.start()
+            await load.more(50)
+            others = [member.node for member in members[1:]]
+            proxy.blackhole()
+            while not any(node.numbers for node in others):
+                await load.more(1)
+            await load.more(50)
+            await proxy.restore()
+            await load.more(200)
+            await load.stop()
+            await caught_up(members)
+            assert load.failed == []
+            load.check()
