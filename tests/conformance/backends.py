@@ -158,9 +158,7 @@ class OpenClusterLog(OpenLog):
     @property
     def store(self) -> HookedStore:  # type: ignore[override]
         """Skips what is about a store."""
-        pytest.skip(
-            "rabbitmq: has no store that a test can make fail; see test_cluster_log_faults.py"
-        )
+        pytest.skip("rabbitmq: has no store that can be made fail; see test_cluster_log_faults.py")
 
     async def settle(self) -> None:
         """See the base: lets happen what comes from RabbitMQ too."""

@@ -3,8 +3,9 @@
 The stream `<prefix>.v1.log` holds messages of two types (AMQP property `type`).
 
 **`events`** is a *record*: numbered events that were stored together. It comes through the topic
-exchange `<prefix>`, with the type of its events as routing key; where they have several, the others
-are in the header `CC`, so that a queue that is bound for any of them gets the message once.
+exchange `<prefix>`, with the type of its events as routing key (255 bytes of it); where they have
+several, the others are in the header `CC`, so that a queue that is bound for any of them gets the
+message once.
 Property `content_type` is `application/vnd.switchboard.events+protobuf`, and the body is a valid
 `switchboard.v1.SubscribeResponse`: any program that has the published protos can parse it. Every
 `deliveries` entry in it is one event, in the order of their sequences. What the nodes need besides
@@ -59,6 +60,10 @@ VERSION = 1
 _FIELD = b"\xc2\x3e"
 """Field 1000, length-delimited."""
 _LENGTH = 4
+_LONGEST_KEY = 255
+"""Bytes of a routing key."""
+_SHORT = _LONGEST_KEY // 4
+"""Up to so many characters a name needs no look at its bytes."""
 
 
 class RecordError(ValueError):
@@ -238,9 +243,14 @@ def decode_marker(body: bytes) -> Marker:
     return marker
 
 
-def types_of(batches: Iterable[Batch]) -> list[str]:
-    """The types of all events of some batches, each once."""
-    return list(dict.fromkeys(route.type for batch in batches for route in batch.routes))
+def routing_keys(batches: Iterable[Batch]) -> list[str]:
+    """The types of all events of some batches, each once, as far as AMQP can hold them."""
+    types = dict.fromkeys(route.type for batch in batches for route in batch.routes)
+    return [each if len(each) <= _SHORT else _cut(each) for each in types]
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:_LONGEST_KEY].decode(errors="ignore")
 
 
 def _batch_columns(batch: Batch) -> BatchColumns:

@@ -22,7 +22,7 @@ from switchboard_server.backends.rabbitmq.records import (
     Marker,
     encode_marker,
     encode_record,
-    types_of,
+    routing_keys,
 )
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology
@@ -323,16 +323,16 @@ class Sequencer:
             for each in taken:
                 each.fail(error)
             return
-        types = types_of(batches)
+        keys = routing_keys(batches)
         properties = Properties(
             content_type=CONTENT_TYPE,
             message_type=EVENTS,
             delivery_mode=2,
-            headers={"CC": list[Any](types[1:])} if len(types) > 1 else None,
+            headers={"CC": list[Any](keys[1:])} if len(keys) > 1 else None,
         )
         self._sent.append(_Sent(first, batches, begun))
         self._in_flight += 1
-        done = term.publish(self._topology.events, types[0], body, properties, mandatory=True)
+        done = term.publish(self._topology.events, keys[0], body, properties, mandatory=True)
         done.add_done_callback(lambda outcome: self._confirmed(term, outcome))
 
     def _take(self) -> list[Entry]:
