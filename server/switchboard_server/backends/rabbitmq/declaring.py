@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from switchboard_server.backends.rabbitmq.link import Link
-from switchboard_server.backends.rabbitmq.topology import QUORUM, STREAM, Topology
+from switchboard_server.backends.rabbitmq.topology import QUORUM, SEAT, STREAM, Topology
 from switchboard_server.core.errors import UnavailableError
 
 MEBIBYTE = 1024 * 1024
@@ -81,7 +81,7 @@ class Declaring:
             await channel.declare_exchange(names.events, "topic")
             await channel.bind(names.log, names.events, "#")
             await channel.declare_exchange(names.inlet, "topic")
-            await channel.declare_queue(names.incoming, QUORUM)
+            await channel.declare_queue(names.incoming, SEAT)
             await channel.bind(names.incoming, names.inlet, "#")
             await channel.declare_queue(names.refused, QUORUM)
         finally:
