@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from switchboard_server.backends.rabbitmq.carrying import GroupSeats, PeersCarrier
 from switchboard_server.backends.rabbitmq.declaring import StreamLimits
+from switchboard_server.backends.rabbitmq.inlet import Inlet
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.backends.rabbitmq.peers import Peers
@@ -81,6 +82,9 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     events = EventHub(_log(settings, links, codec), limits)
     await events.open()
     stack.push_async_callback(events.close)
+    inlet = Inlet(links.writing, links.topology, events)
+    await inlet.start()
+    stack.push_async_callback(inlet.close)
     carrier = PeersCarrier(links.peers)
     groups = SpreadGroups(
         events,

@@ -13,7 +13,8 @@ from switchboard_server.core.clock import SECOND_NS, wall_clock
 from switchboard_server.core.events import AfterSequence, EventHub
 from switchboard_server.core.filters import EVERYTHING
 from switchboard_server.core.records import Extra
-from switchboard_server.core.subscription import Chunk, Subscription
+from switchboard_server.core.subscription import Subscription
+from switchboard_server.core.tail import Chunk
 from switchboard_server.wire.codec import DeliveryCodec
 from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import LogNode, a_prefix
