@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -165,6 +166,30 @@ async def test_members_of_a_node_that_leaves_are_gone(nodes: list[GroupNode]) ->
     assert [each.body for each in await lost.take(1)] == ["c"]
     for each in (lost, stays):
         each.member.close()
+
+
+async def test_a_node_that_came_late_has_all_that_is_open(rabbit: RabbitServer) -> None:
+    async with AsyncExitStack() as stack:
+        prefix = f"t{secrets.token_hex(4)}"
+        first = GroupNode(rabbit.url, prefix, "first")
+        await first.open()
+        worker = await first.join(credit=1000)
+        # Far more than RabbitMQ stores together, so that the late one begins to read behind it.
+        for number in range(300):
+            await first.publish(f"{number}")
+        held = await worker.take(300)
+        await worker.acknowledge(held[100:200])
+        late = GroupNode(rabbit.url, prefix, "late")
+        await late.open()
+        stack.push_async_callback(late.close)
+        assert late.log.window.first == 1
+        other = await late.join(credit=1000)
+        worker.member.close()
+        await first.close()
+        got = await other.take(200)
+        assert sorted(each.sequence for each in got) == [*range(1, 101), *range(201, 301)]
+        assert await other.acknowledge(got) == [Outcome.OK] * 200
+        other.member.close()
 
 
 async def test_calls_find_responders_of_all_nodes(nodes: list[GroupNode]) -> None:

@@ -70,6 +70,7 @@ class Follower:
         self._followed = followed
         self._log_id = ""
         self._replaced = False
+        self._looked = False
 
     def take(self, message: Found, *, newest: bool) -> None:
         """See `TailListener.take`."""
@@ -100,8 +101,11 @@ class Follower:
 
     def trimmed(self, first: int) -> None:
         """Takes notice of where the log begins."""
+        # Until somebody has looked, it seems to begin where this node began to read.
+        known = self.window.first if self._looked else first
+        self._looked = True
         last = self.window.last
-        self.window = Window(min(max(first, self.window.first), last + 1), last)
+        self.window = Window(min(max(first, known), last + 1), last)
 
     def _take_record(self, message: Found, columns: Columns) -> None:
         verdict = self._place.take(columns)
