@@ -9,6 +9,7 @@ import click
 
 from scripts.benchmarks import (
     broadcast,
+    cluster,
     cold_start,
     discover,
     fan_out,
@@ -32,6 +33,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P5": idle_subscriptions.run,
     "P6": broadcast.run,
     "P7": broadcast.idle,
+    "P8": cluster.run,
     "P11": groups.run,
     "P9": discover.run,
     "P12": watch.run,

@@ -25,15 +25,16 @@ IN_FLIGHT = 64
 _WARM = 200
 
 
-async def hub_latency(link: Link, port: int, events: int) -> None:
+async def hub_latency(link: Link, port: int, events: int, deliver_port: int = 0) -> None:
     """Publishes one event, waits until it is delivered, publishes the next.
 
-    Publisher and subscriber are two connections in one process, so that one clock times both.
+    Publisher and subscriber are two connections in one process, so that one clock times both. They
+    are to two hubs where `deliver_port` names another.
     """
     requests = [
         PublishStreamRequest(events=[event(number)]).SerializeToString() for number in range(CYCLE)
     ]
-    async with connect(port) as publishing, connect(port) as subscribing:
+    async with connect(port) as publishing, connect(deliver_port or port) as subscribing:
         wish = SubscribeRequest(filter=Filter(types=[TYPE])).SerializeToString()
         subscribe: Any = subscribing.unary_stream(f"{EVENTS}Subscribe")
         deliveries = subscribe(wish, wait_for_ready=True)

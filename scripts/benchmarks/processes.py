@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from tests.support.brokers import RabbitServer
+
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder."""
 OUTPUT = ROOT / "build" / "bench"
@@ -185,6 +187,14 @@ class Stage:
         command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
         command += ["--appendonly", "no", "--client-output-buffer-limit", "pubsub 0 0 0"]
         return await self._listening(command, port)
+
+    async def rabbitmq(self) -> str:
+        """Starts a RabbitMQ with the machine's processors to itself, and returns its URL."""
+        # As tests start it, with a name, a cookie and ports of its own.
+        server = RabbitServer(self._new_folder(), schedulers=os.cpu_count() or 1)
+        await asyncio.to_thread(server.start)
+        self._exits.push_async_callback(asyncio.to_thread, server.kill)
+        return server.url
 
     async def bare_sockets(self) -> Server:
         """Starts a loop of socket sends."""
