@@ -2,57 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import aio_pika
 
 from switchboard.v1 import event_pb2, subscription_pb2
 from switchboard_server.backends.rabbitmq.inlet import Inlet
 from switchboard_server.core.clock import SECOND_NS, wall_clock
-from switchboard_server.core.events import AfterSequence, EventHub
+from switchboard_server.core.events import AfterSequence
 from switchboard_server.core.filters import EVERYTHING
 from switchboard_server.core.records import Extra
-from switchboard_server.core.subscription import Subscription
 from switchboard_server.core.tail import Chunk
 from switchboard_server.wire.codec import DeliveryCodec
+from tests.integration.cluster_hubs import hubs
 from tests.support.brokers import RabbitServer
-from tests.support.cluster_logs import LogNode, a_prefix
-from tests.support.events import a_route, bodies, some
-
-
-class Hub:
-    """A node with a hub."""
-
-    def __init__(self, node: LogNode) -> None:
-        self.node = node
-        self.events = EventHub(node.log)
-
-    async def texts(self, subscription: Subscription, count: int) -> list[str]:
-        """So many events of a subscription."""
-        found: list[str] = []
-        while len(found) < count:
-            item = await subscription.next()
-            if isinstance(item, Chunk):
-                found += bodies(item.frames)
-        return found
-
-
-@asynccontextmanager
-async def hubs(
-    rabbit: RabbitServer, count: int, prefix: str = "", codec: DeliveryCodec | None = None
-) -> AsyncIterator[list[Hub]]:
-    """Open hubs of one cluster."""
-    prefix = prefix or a_prefix()
-    async with AsyncExitStack() as stack:
-        made = []
-        for number in range(count):
-            hub = Hub(LogNode(rabbit.url, prefix, f"n{number}", codec=codec))
-            stack.push_async_callback(hub.node.close)
-            await hub.node.start()
-            await hub.events.open()
-            made.append(hub)
-        yield made
+from tests.support.events import a_route, some
 
 
 async def test_what_is_published_on_any_node_comes_to_all_in_the_same_order(
@@ -213,5 +176,5 @@ async def test_a_program_publishes_events_each_once_and_gets_back_what_is_none(
         assert found[0].data["n"] == 1
         assert found[0].publisher == "amqp"
         assert hub.node.log.window.last == 2
+        assert inlet.refused == 4
         await inlet.close()
-        assert (inlet.taken, inlet.refused) == (3, 4)

@@ -1,14 +1,12 @@
 """Nodes of a cluster as far as the log goes, over a real RabbitMQ."""
 
 import secrets
-from dataclasses import replace
 
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.core.clock import Clock, wall_clock
-from switchboard_server.core.events import EventHub, Limits
 from switchboard_server.core.ports import LogListener
 from switchboard_server.core.records import Codec
 from tests.support.events import PlainCodec
@@ -84,16 +82,3 @@ class LogNode:
     def numbers(self) -> bool:
         """Whether this node numbers events."""
         return self.log._sequencer.term is not None
-
-
-class HubNode(LogNode):
-    """A node with a hub over its log."""
-
-    def hub(self, limits: Limits | None = None) -> EventHub:
-        """Its hub; call it once."""
-        return EventHub(self.log, limits)
-
-
-def with_limits(settings: ClusterLogSettings, **changes: object) -> ClusterLogSettings:
-    """Settings with other limits of the stream."""
-    return replace(settings, limits=replace(settings.limits, **changes))  # type: ignore[arg-type]
