@@ -2,8 +2,10 @@
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from switchboard_server.core.groups.group import Lease
 from tests.support.events import PlainCodec, read_back
 
 _HEAD = struct.Struct(">II")
@@ -22,10 +24,13 @@ class Got:
 class TellingCodec(PlainCodec):
     """Puts what each delivery is named before its bytes."""
 
-    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
-        """See `LeaseCodec.lease`."""
-        head = json.dumps([ack_id, attempt]).encode()
-        return _HEAD.pack(len(head), len(frame)) + head + frame
+    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
+        """See `LeaseCodec.lease_all`."""
+        frames = []
+        for batch, index, *named in deliveries:
+            head, frame = json.dumps(named).encode(), batch.frame(index)
+            frames.append(_HEAD.pack(len(head), len(frame)) + head + frame)
+        return frames, [len(frame) for frame in frames]
 
 
 def deliveries(frames: bytes) -> list[Got]:

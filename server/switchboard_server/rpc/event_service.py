@@ -128,8 +128,10 @@ class EventServicer:
     async def Acknowledge(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
         request = parse(event_service_pb2.AcknowledgeRequest, raw)
-        found = await self._groups.acknowledge(request.group, request.ack_ids, caller.get())
-        return outcomes(request.ack_ids, found)
+        ack_ids = list(request.ack_ids)  # Whoever reads them of the message makes each one anew.
+        return outcomes(
+            ack_ids, await self._groups.acknowledge(request.group, ack_ids, caller.get())
+        )
 
     async def Reject(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""

@@ -7,10 +7,11 @@ its time, its publisher and its id by appending them to the bytes that its publi
 deliveries that stand one after the other, each as field 1, are a `SubscribeResponse`.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.records import Drafts, assigned_id
+from switchboard_server.core.records import Batch, Drafts, assigned_id
 
 _FIELD_1 = b"\x0a"
 _SEQUENCE = b"\x78"
@@ -93,14 +94,8 @@ def _measure(bodies: list[bytes], stamped: int) -> tuple[list[bytes], list[int]]
 _DELIVERY = [_FIELD_1 + varint(length) for length in range(_TABLED)]
 
 
-@lru_cache(maxsize=256)
-def _ack_id_head(length: int) -> bytes:
-    return _ACK_ID + varint(length)
-
-
-@lru_cache(maxsize=256)
-def _attempt(attempt: int) -> bytes:
-    return _ATTEMPT + varint(attempt)
+_ACK_IDS = [_ACK_ID + varint(length) for length in range(128)]
+_ATTEMPTS = [_ATTEMPT + varint(attempt) for attempt in range(128)]
 
 
 class DeliveryCodec:
@@ -129,13 +124,25 @@ class DeliveryCodec:
             done += len(part)
         return pieces, sizes
 
-    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
-        """See `LeaseCodec.lease`: `ack_id` and `attempt` are appended to the delivery."""
-        event = event_field(frame)
-        stamp = b"%b%b%b" % (_ack_id_head(len(ack_id)), ack_id.encode(), _attempt(attempt))
-        length = len(event) + len(stamp)
-        head = _DELIVERY[length] if length < _TABLED else _FIELD_1 + varint(length)
-        return head + event + stamp
+    def lease_all(
+        self, deliveries: Iterable[tuple[Batch, int, str, int]]
+    ) -> tuple[list[bytes], list[int]]:
+        """See `LeaseCodec.lease_all`: `ack_id` and `attempt` are appended to each delivery."""
+        pieces: list[bytes] = []
+        sizes: list[int] = []
+        for batch, index, ack_id, attempt in deliveries:
+            frames, ends = batch.frames, batch.ends
+            start = (ends[index - 1] if index else 0) + 1
+            while frames[start] & 0x80:
+                start += 1
+            # What is left is the event as field 1 of a delivery.
+            event, given = frames[start + 1 : ends[index]], ack_id.encode()
+            counted = _ATTEMPTS[attempt] if attempt < len(_ATTEMPTS) else _ATTEMPT + varint(attempt)
+            length = len(event) + 2 + len(given) + len(counted)
+            head = _DELIVERY[length] if length < _TABLED else _FIELD_1 + varint(length)
+            pieces += (head, event, _ACK_IDS[len(given)], given, counted)
+            sizes.append(len(head) + length)
+        return pieces, sizes
 
     def _encode_block(
         self,

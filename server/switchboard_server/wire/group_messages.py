@@ -146,7 +146,7 @@ def outcomes(names: Sequence[str], found: Sequence[Outcome]) -> bytes:
         # All alike but for the ids, which are letters and digits.
         end = _OUTCOME[Outcome.OK]
         head = tagged(_RESULT, tagged(_ACK_ID, bytes(length)) + end)[: -length - len(end)]
-        return head + (end + head).join([name.encode() for name in names]) + end
+        return head + (end + head).decode("ascii").join(names).encode() + end
     return b"".join(
         [
             tagged(_RESULT, tagged(_ACK_ID, name.encode()) + _OUTCOME[outcome])

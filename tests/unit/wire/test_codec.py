@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from switchboard.v1 import event_pb2, event_service_pb2, subscription_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.filters import Route
-from switchboard_server.core.records import Drafts, assigned_id
+from switchboard_server.core.records import Drafts, assigned_id, build_batches
 from switchboard_server.wire.codec import DeliveryCodec, event_field, tagged, timestamp, varint
 
 ROUTE = Route("order.created", "shop", "", 2)
@@ -146,3 +146,28 @@ def test_a_timestamp_replaces_one_that_stands_before_it(time_ns: int) -> None:
     earlier = Timestamp(seconds=5, nanos=7).SerializeToString()
     parsed = Timestamp.FromString(earlier + timestamp(time_ns))
     assert parsed.seconds * SECOND_NS + parsed.nanos == time_ns
+
+
+@given(
+    st.lists(
+        st.sampled_from([0, 1, 60, 100, 126, 127, 128, 4000, 5000, 20_000]), min_size=1, max_size=8
+    ),
+    st.sampled_from([1, 2, 127, 128, 70_000]),
+)
+def test_leased_deliveries_are_the_events_with_name_and_attempt(
+    lengths: list[int], attempt: int
+) -> None:
+    codec = a_codec()
+    bodies = [event_pb2.Event(type="t", binary=bytes(each)).SerializeToString() for each in lengths]
+    (batch,) = build_batches([Drafts(bodies, ROUTE)], 7, TIME, codec)
+    names = [f"{index:x}-19-0badc0de" for index in range(len(bodies))]
+    pieces, sizes = codec.lease_all((batch, at, name, attempt) for at, name in enumerate(names))
+    told = subscription_pb2.SubscribeResponse.FromString(b"".join(pieces)).deliveries
+    assert [each.ack_id for each in told] == names
+    assert {each.attempt for each in told} == {attempt}
+    assert [len(each.event.binary) for each in told] == lengths
+    assert [each.event.sequence for each in told] == [7 + at for at in range(len(bodies))]
+    each = len(pieces) // len(sizes)
+    parts = [b"".join(pieces[each * at : each * (at + 1)]) for at in range(len(sizes))]
+    assert [len(part) for part in parts] == sizes
+    assert all(len(subscription_pb2.SubscribeResponse.FromString(p).deliveries) == 1 for p in parts)

@@ -3,7 +3,8 @@
 from struct import Struct
 from zlib import crc32
 
-_PACKED = Struct(">QQ")
+PACKED = Struct(">QQ")
+"""A sequence and a nonce, of which a name has the checksum."""
 
 
 def make(secret: int, sequence: int, nonce: int) -> str:
@@ -15,7 +16,7 @@ def make(secret: int, sequence: int, nonce: int) -> str:
         nonce: Names the delivery within the group.
     """
     # Quicker than an f-string, and made for every delivery.
-    return "%x-%x-%08x" % (sequence, nonce, crc32(_PACKED.pack(sequence, nonce), secret))  # noqa: UP031
+    return "%x-%x-%08x" % (sequence, nonce, crc32(PACKED.pack(sequence, nonce), secret))  # noqa: UP031
 
 
 def read(secret: int, ack_id: str) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reading import Reader
 from switchboard_server.core.groups.saving import Saver, answer
 from switchboard_server.core.ports import EventLog
-from switchboard_server.core.records import runs_of
+from switchboard_server.core.records import Batch, runs_of
 from switchboard_server.core.subscription import Gap
 from switchboard_server.core.tail import MAX_CHUNK_BYTES, Tail
 
@@ -37,16 +37,19 @@ _logger = logging.getLogger(__name__)
 _logger = logging.getLogger(__name__)
 
 
+Lease = tuple[Batch, int, str, int]
+"""A delivery: the batch that holds the event, its index there, the delivery's name, and how often
+the event has been delivered, this time included."""
+
+
 class LeaseCodec(Protocol):
     """How a delivery of a group looks as bytes."""
 
-    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
-        """Adds to an event's bytes what only this delivery has.
+    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
+        """Adds to events what only these deliveries of them have.
 
-        Args:
-            frame: The event's bytes, as `Codec.encode` made them.
-            ack_id: Names the delivery.
-            attempt: How often the event has been delivered, this time included.
+        Returns:
+            The bytes in pieces, as many for each delivery, and how many bytes each has.
         """
         ...
 
@@ -342,23 +345,25 @@ class Group:
             by_holder[holder].give(list(self._parcels(entries)))
 
     def _parcels(self, entries: Sequence[Entry]) -> Sequence[Parcel]:
-        parcels: list[Parcel] = []
-        frames: list[bytes] = []
-        packed: list[Entry] = []
-        size, lease = 0, self._around.codec.lease
+        leases: list[Lease] = []
         for entry in entries:
             batch = entry.batch
             if batch is None:
                 raise AssertionError(f"event {entry.sequence} was given out without its bytes")
-            frame = lease(batch.frame(entry.index), entry.ack_id, entry.attempts)
+            leases.append((batch, entry.index, entry.ack_id, entry.attempts))
             entry.batch = None
-            if packed and size + len(frame) > MAX_CHUNK_BYTES:
-                parcels.append(Parcel(b"".join(frames), packed))
-                frames, packed, size = [], [], 0
-            frames.append(frame)
-            packed.append(entry)
-            size += len(frame)
-        parcels.append(Parcel(b"".join(frames), packed))
+        pieces, sizes = self._around.codec.lease_all(leases)
+        if sum(sizes) <= MAX_CHUNK_BYTES:
+            return [Parcel(b"".join(pieces), entries)]
+        parcels: list[Parcel] = []
+        each = len(pieces) // len(sizes)
+        start = size = 0
+        for index, more in enumerate((*sizes, MAX_CHUNK_BYTES)):
+            if index > start and size + more > MAX_CHUNK_BYTES:
+                part = pieces[each * start : each * index]
+                parcels.append(Parcel(b"".join(part), entries[start:index]))
+                start, size = index, 0
+            size += more
         return parcels
 
     def _arm(self, due_ns: int | None, now_ns: int) -> None:

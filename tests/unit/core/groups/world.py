@@ -1,6 +1,6 @@
 """A hub with groups over a log in memory, in the loop's own time."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from switchboard_server.core.events import Begin, EventHub, Limits, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.group import Lease
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits, GroupWish
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.groups.membership import Member
@@ -43,11 +44,14 @@ class LeasingCodec(PlainCodec):
     def __init__(self) -> None:
         self.leased: dict[tuple[int, int], str] = {}
 
-    def lease(self, frame: bytes, ack_id: str, attempt: int) -> bytes:
-        """See `LeaseCodec.lease`."""
-        (told,) = read_back(frame)
-        self.leased[told.sequence, attempt] = ack_id
-        return frame
+    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
+        """See `LeaseCodec.lease_all`."""
+        frames = []
+        for batch, index, ack_id, attempt in deliveries:
+            frames.append(batch.frame(index))
+            (told,) = read_back(frames[-1])
+            self.leased[told.sequence, attempt] = ack_id
+        return frames, [len(frame) for frame in frames]
 
 
 @dataclass
