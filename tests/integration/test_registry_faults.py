@@ -73,7 +73,7 @@ async def test_without_redis_what_is_known_is_told_and_nobody_is_evicted(
         cluster = Cluster(server.url)
         async with cluster as (a, b, c):
             leases = await populate(cluster)
-            await c.register(9, lease_ns=1_000_000_000)  # Nothing but the clock keeps it.
+            await c.register(9, lease_ns=2_000_000_000)  # Nothing but the clock keeps it.
             await cluster.agreed()
             known, revision = told_of(cluster), a.registry.revision
             watcher = await b.watch(revision)
@@ -90,7 +90,7 @@ async def test_without_redis_what_is_known_is_told_and_nobody_is_evicted(
             assert all(len(node.serving) == FEW + 1 for node in cluster.nodes)
             server.restart()
             healed = await cluster.settled()
-            assert healed < 3
+            assert healed < 5
             assert all(len(node.there) == FEW + 1 for node in cluster.nodes)
             # Redis had it all on its disk: it goes on with the next revision.
             await a.register(10, lease_ns=60_000_000_000)
