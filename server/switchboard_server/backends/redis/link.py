@@ -240,7 +240,10 @@ class RedisLink:
 
     async def _supervise(self) -> None:
         failures, told = 0, ""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None, "it is one"  # noqa: S101
+        # Asked each time: a connection that fails as the task is cancelled may swallow that.
+        while not task.cancelling():
             for address in self._addresses:
                 losses = self.losses
                 try:

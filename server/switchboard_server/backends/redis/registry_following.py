@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 
 import orjson
@@ -309,7 +310,7 @@ class Follower:
     async def _find(self) -> None:
         """Finds the store that there is now, or begins one."""
         before = self._place.id
-        known = self._handler.knowledge() if before else Knowledge(0, 0, (), {})
+        known = self._handler.knowledge() if before else Knowledge(0, 0, (), 0, {})
         answer = await self._place.ask(
             self._found_script,
             secrets.token_hex(8),
@@ -334,33 +335,58 @@ class Follower:
             before: The store of which it knows.
         """
         known = self._handler.knowledge()
-        grace = scripts.GRACE_MS
         removals = _removals(known)
-        for start in range(0, max(1, len(known.records)), BATCH):
-            args: list[str | bytes] = []
-            for record in known.records[start : start + BATCH]:
-                left = record.lease_expire_ns // MS_NS - self._wall_ms
-                reap = record.unhealthy_until_ns
-                args += [
-                    write_key(record.instance.key),
-                    orjson.dumps(write_row(record)),
-                    str(max(0, left) + grace),
-                    "" if reap is None else str(max(0, reap // MS_NS - self._wall_ms) + grace),
-                ]
+        if await self._put_back(before, known, known.records[: known.own], removals):
+            others = await self._missing(known.records[known.own :])
+            await self._put_back(before, known, others, [])
+
+    async def _missing(self, records: Sequence[Record]) -> list[Record]:
+        """Those that nobody has put back yet, or not as new as they are known here."""
+        base = int(await self._place.call("HGET", "meta", "base") or 0)
+        there = set(await self._place.call("HKEYS", "instances"))
+        return [
+            record
+            for record in records
+            if record.instance.revision > base
+            or write_key(record.instance.key).encode() not in there
+        ]
+
+    async def _put_back(
+        self, before: str, known: Knowledge, records: Sequence[Record], removals: list[str]
+    ) -> bool:
+        """Whether it may still be put back."""
+        for start in range(0, max(1, len(records)), BATCH):
             answer = await self._place.ask(
                 self._restore_script,
                 before,
                 known.revision,
                 known.oldest,
-                _milliseconds(self._lease) + grace,
+                _milliseconds(self._lease) + scripts.GRACE_MS,
                 len(removals) // 2,
                 *removals,
-                *args,
+                *self._written(records[start : start + BATCH]),
             )
             if answer[0] == "late":
                 _logger.warning("others have put the registry back; this node knew less")
-                return
+                return False
             removals = []
+        return True
+
+    def _written(self, records: Sequence[Record]) -> list[str | bytes]:
+        """What the script takes: for each its key, itself, and how long its times still run."""
+        args: list[str | bytes] = []
+        for record in records:
+            left = record.lease_expire_ns // MS_NS - self._wall_ms
+            reap = record.unhealthy_until_ns
+            args += [
+                write_key(record.instance.key),
+                orjson.dumps(write_row(record)),
+                str(max(0, left) + scripts.GRACE_MS),
+                ""
+                if reap is None
+                else str(max(0, reap // MS_NS - self._wall_ms) + scripts.GRACE_MS),
+            ]
+        return args
 
 
 def _removals(known: Knowledge) -> list[str]:

@@ -468,7 +468,8 @@ redis.call('DEL', META, ALL, DUE, NODES, HELD, LOG, LOADS, EVICTED, REMOVED)
 revision, stamp = math.max(know_revision + 1000000, wall), math.max(SEEN + 1000000, wall)
 offset = 0
 redis.call('HSET', META, 'id', id, 'view', text(view), 'announced', text(revision),
-  'previous', ID, 'oldest', ID ~= '' and oldest or '', 'until', text(wall + RESTORE))
+  'previous', ID, 'oldest', ID ~= '' and oldest or '', 'base', text(know_revision),
+  'until', text(wall + RESTORE))
 for index = 8, #ARGV, 2 do redis.call('HSET', REMOVED, ARGV[index], ARGV[index + 1]) end
 redis.call('PEXPIRE', REMOVED, RESTORE)
 return done({'founded', id})

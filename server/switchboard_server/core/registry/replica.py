@@ -6,7 +6,7 @@ from dataclasses import replace
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.leases import Lease
-from switchboard_server.core.registry.model import Change, Key, Moment, RemovalCause, Status
+from switchboard_server.core.registry.model import Change, Key, Moment, RemovalCause, Status, Vital
 from switchboard_server.core.registry.roster import Roster
 from switchboard_server.core.registry.sharing import Record, SharedChange
 
@@ -94,7 +94,9 @@ class Replica(Roster):
 
     def told(self, shared: SharedChange, now: Moment) -> Change:
         """A change as it was told before this node followed."""
-        return _change(shared, SharedEntry(shared.record, now), now)
+        record = shared.record
+        expires = record.lease_expire_ns if record.leased and not record.holder else None
+        return _change(shared, Vital(None, record.unconfirmed, expires), now)
 
     def apply(self, shared: SharedChange, now: Moment) -> tuple[Change, SharedEntry]:
         """Takes the change of the next revision.
@@ -114,7 +116,7 @@ class Replica(Roster):
             told = entry if entry is not None else SharedEntry(record, now)
             if not known and shared.cause is None:
                 self._add(told, record.instance.spec)
-            return _change(shared, told, now), told
+            return _change(shared, told.vital, now), told
         if shared.quiet:
             previous = entry.instance.status
         if shared.cause is not None:
@@ -122,7 +124,7 @@ class Replica(Roster):
         else:
             entry.take(record, now)
             self.services[key.service].version = shared.revision
-        return _change(replace(shared, previous=previous), entry, now), entry
+        return _change(replace(shared, previous=previous), entry.vital, now), entry
 
     def touch(self, record: Record, now: Moment) -> SharedEntry | None:
         """Takes a write that is no change.
@@ -193,11 +195,11 @@ def _same(one: Record, other: Record) -> bool:
     return (a.spec, a.status, a.status_reason) == (b.spec, b.status, b.status_reason)
 
 
-def _change(shared: SharedChange, entry: SharedEntry, now: Moment) -> Change:
+def _change(shared: SharedChange, vital: Vital, now: Moment) -> Change:
     return Change(
         shared.revision,
         shared.record.instance,
-        entry.vital,
+        vital,
         shared.previous,
         shared.cause,
         now.seconds - shared.age,

@@ -321,19 +321,14 @@ class SharedRegistry(Registry):
     def knowledge(self) -> Knowledge:
         """See `SharedHandler.knowledge`."""
         history = self._watchers.history
-        spoken_for = [
-            [entry for entry in self._replica.entries() if isinstance(entry.holder, Lease)],
-            [
-                entry
-                for entry in self._replica.entries()
-                if entry.owned and not isinstance(entry.holder, Lease)
-            ],
-            [
-                entry
-                for entry in self._replica.entries()
-                if not entry.owned and not isinstance(entry.holder, Lease)
-            ],
-        ]
+        held: list[Record] = []
+        owned: list[Record] = []
+        others: list[Record] = []
+        for entry in self._replica.entries():
+            if isinstance(entry.holder, Lease):
+                held.append(entry.known())
+            else:
+                (owned if entry.owned else others).append(entry.known())
         removed = {
             change.key: change.revision
             for change in history.after(history.oldest) or ()
@@ -342,7 +337,8 @@ class SharedRegistry(Registry):
         return Knowledge(
             self.revision,
             history.oldest,
-            [entry.known() for group in spoken_for for entry in group],
+            [*held, *owned, *others],
+            len(held) + len(owned),
             removed,
         )
 

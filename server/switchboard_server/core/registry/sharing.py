@@ -97,12 +97,14 @@ class Knowledge:
         revision: The revision up to which it knows everything.
         oldest: The lowest revision after which it knows what was removed.
         records: The instances, those first for which the node itself can speak.
+        own: How many those are.
         removed: What was removed after `oldest`, and at which revision.
     """
 
     revision: int
     oldest: int
     records: Sequence[Record]
+    own: int
     removed: Mapping[Key, int]
 
 
