@@ -1,10 +1,12 @@
 """What a node sends to another, gathered into messages by load."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from switchboard_server.backends.rabbitmq.packets import Pieces
+from switchboard_server.backends.rabbitmq.waiting import UnroutableError
 from switchboard_server.core.errors import ResourceExhaustedError, SwitchboardError
 
 MESSAGE_BYTES = 512 * 1024
@@ -103,3 +105,56 @@ def fail(packets: list[Packet], error: SwitchboardError) -> None:
     for packet in packets:
         if packet.failed is not None:
             packet.failed(error)
+
+
+class Outboxes:
+    """One outbox for each node that something was sent to.
+
+    Args:
+        send: Publishes a message for a node.
+        gone: Is told of a node for which a message came back.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[str, bytes], "asyncio.Future[None]"],
+        gone: Callable[[str], None],
+    ) -> None:
+        self._send = send
+        self._gone = gone
+        self._boxes: dict[str, Outbox] = {}
+
+    def put(
+        self, session: str, pieces: Pieces, failed: Failed | None = None, *, bounded: bool = True
+    ) -> None:
+        """Sends a packet to a node. See `Outbox.put`."""
+        box = self._boxes.get(session)
+        if box is None:
+
+            def wake() -> None:
+                asyncio.get_running_loop().call_soon(made.flush)
+
+            made = box = self._boxes[session] = Outbox(
+                lambda taken: self._publish(session, made, taken), wake
+            )
+        box.put(pieces, failed, bounded=bounded)
+
+    def close(self, session: str, error: SwitchboardError) -> None:
+        """Lets go of what waits for a node that is gone."""
+        box = self._boxes.pop(session, None)
+        if box is not None:
+            box.close(error)
+
+    def _publish(self, session: str, box: Outbox, taken: list[Packet]) -> None:
+        body = b"".join([piece for packet in taken for piece in packet.pieces])
+
+        def done(outcome: "asyncio.Future[None]") -> None:
+            error = outcome.exception()
+            if isinstance(error, UnroutableError):
+                # First, so that who waits knows that this was certainly not done.
+                fail(taken, error)
+                self._gone(session)
+                self.close(session, error)
+            box.sent(taken, error if isinstance(error, SwitchboardError) else None)
+
+        self._send(session, body).add_done_callback(done)

@@ -18,7 +18,7 @@ from switchboard_server.backends.rabbitmq.messages import (
     joined,
     name_of,
 )
-from switchboard_server.backends.rabbitmq.outbox import Failed, Outbox, Packet, fail
+from switchboard_server.backends.rabbitmq.outbox import Failed, Outboxes
 from switchboard_server.backends.rabbitmq.packets import (
     Head,
     Kind,
@@ -41,8 +41,7 @@ from switchboard_server.backends.rabbitmq.roster import (
     SeatListener,
 )
 from switchboard_server.backends.rabbitmq.topology import NODE, Topology
-from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
-from switchboard_server.core.errors import SwitchboardError
+from switchboard_server.backends.rabbitmq.waiting import UnroutableError, failed, unavailable
 
 BEAT_SECONDS = 1.0
 """How often a node says that it is there."""
@@ -89,7 +88,7 @@ class Peers:
         self._holds: dict[str, int] = {}
         self._stands: set[str] = set()
         self._receivers: dict[str, tuple[type[Any], Receiver]] = {}
-        self._outboxes: dict[str, Outbox] = {}
+        self._outboxes = Outboxes(self._send, self._roster.remove)
         self._channel: Channel | None = None
         self._ready = asyncio.Event()
         self._beat = 0
@@ -266,7 +265,7 @@ class Peers:
             asyncio.get_running_loop().call_soon(self._receive, name, received)
             return True
         head = Head(Kind.TELL, name, 0, encode(message), seat, term.epoch)
-        self._outbox(term.session).put(pack(head, body))
+        self._outboxes.put(term.session, pack(head, body))
         return True
 
     def tell_all(self, message: object, body: Body = b"") -> None:
@@ -327,12 +326,13 @@ class Peers:
             self._say()
             for session in self.nodes:
                 if session != self.session:
-                    self._outbox(session).put(_PING, bounded=False)
+                    self._outboxes.put(session, _PING, bounded=False)
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
                     await channel.ended.wait()
             except TimeoutError:
-                if self._beat - self._heard > 2 * SILENT_BEATS:
+                # A broker that takes no messages now takes none on another connection either.
+                if self._beat - self._heard > 2 * SILENT_BEATS and not self._link.blocked:
                     self._link.reset("it does not deliver what this node sends to itself")
 
     def _say(
@@ -351,7 +351,7 @@ class Peers:
         )
         pieces = pack(Head(Kind.TELL, name_of(Alive), 0, encode(alive)))
         if to:
-            self._outbox(to).put(pieces, bounded=False)
+            self._outboxes.put(to, pieces, bounded=False)
             return None
         return self._channel.publish(
             self._topology.nodes, "", b"".join(pieces), Properties(reply_to=self.session)
@@ -359,49 +359,36 @@ class Peers:
 
     def _alive(self, received: Received[Alive]) -> None:
         alive = received.message
+        late = False
         if alive.session == self.session:
             self._heard = alive.beat
-        known = self._roster.hear(alive, asyncio.get_running_loop().time())
+            late = alive.beat < self._beat
+        known = self._roster.hear(alive, asyncio.get_running_loop().time(), late=late)
         if not known:
             # It would not know that what is on its way from it to us is lost.
-            self._outbox(alive.session).put(
-                pack(Head(Kind.TELL, name_of(_Expelled), 0, encode(_Expelled()))), bounded=False
+            self._outboxes.put(
+                alive.session,
+                pack(Head(Kind.TELL, name_of(_Expelled), 0, encode(_Expelled()))),
+                bounded=False,
             )
         elif alive.joined and alive.session != self.session:
             self._say(to=alive.session)
 
     def _expelled(self, received: Received[_Expelled]) -> None:
-        _logger.warning("node %s had given this one up; beginning anew", received.sender)
-        if self._channel is not None:
+        if self._channel is not None and (self._ending is None or self._ending.done()):
+            _logger.warning("node %s had given this one up; beginning anew", received.sender)
             self._ending = asyncio.create_task(self._channel.close())
 
     def put(
         self, session: str, pieces: Pieces, failed: Failed | None = None, *, bounded: bool = True
     ) -> None:
         """Sends a packet, for `Requests`. See `Outbox.put`."""
-        self._outbox(session).put(pieces, failed, bounded=bounded)
+        self._outboxes.put(session, pieces, failed, bounded=bounded)
 
-    # --- Sending -----------------------------------------------------------------------------
-
-    def _outbox(self, session: str) -> Outbox:
-        box = self._outboxes.get(session)
-        if box is None:
-
-            def send(taken: list[Packet]) -> None:
-                self._send(session, made, taken)
-
-            def wake() -> None:
-                asyncio.get_running_loop().call_soon(made.flush)
-
-            made = self._outboxes[session] = box = Outbox(send, wake)
-        return box
-
-    def _send(self, session: str, box: Outbox, taken: list[Packet]) -> None:
+    def _send(self, session: str, body: bytes) -> "asyncio.Future[None]":
         if self._channel is None:
-            asyncio.get_running_loop().call_soon(box.sent, taken, unavailable("not connected"))
-            return
-        body = b"".join([piece for packet in taken for piece in packet.pieces])
-        sending = self._channel.publish(
+            return failed(unavailable("not connected"))
+        return self._channel.publish(
             "",
             self._topology.node(session),
             body,
@@ -409,25 +396,13 @@ class Peers:
             mandatory=True,
         )
 
-        def done(outcome: "asyncio.Future[None]") -> None:
-            error = outcome.exception()
-            if isinstance(error, UnroutableError):
-                fail(taken, error)
-                self._roster.remove(session)
-            box.sent(taken, error if isinstance(error, SwitchboardError) else None)
-            if session not in self.nodes:
-                self._outboxes.pop(session, None)
-
-        sending.add_done_callback(done)
-
     def _node_changed(self, node: Node, is_there: bool) -> None:
         if is_there:
             _logger.info("node %s is there", node.session)
             return
         _logger.info("node %s is gone", node.session)
-        box = self._outboxes.pop(node.session, None)
-        if box is not None:
-            box.close(UnroutableError("LOG_UNAVAILABLE", f"node {node.id} is gone"))
+        gone = UnroutableError("LOG_UNAVAILABLE", f"node {node.id} is gone")
+        self._outboxes.close(node.session, gone)
         self._requests.node_gone(node)
 
     # --- Receiving ---------------------------------------------------------------------------

@@ -76,7 +76,8 @@ class Roster:
     """What one node knows of all, itself included. Does no I/O.
 
     How long somebody has been silent is measured by the node's own beats, which come the same way:
-    while they do not, for the node is frozen or has much to read, nobody else is to blame.
+    while they do not, or late, for the node was frozen or has much to read, nobody else is to
+    blame.
 
     Attributes:
         session: The node's own address; empty: it has none now.
@@ -91,16 +92,18 @@ class Roster:
         self.nodes: dict[str, Node] = {}
         self.terms: dict[str, Holding] = {}
         self._beat = 0
+        self._last = 0
         self._gone: dict[str, int] = {}
         self.node_listeners: dict[object, NodeListener] = {}
         self.seat_listeners: dict[object, SeatListener] = {}
 
-    def hear(self, alive: Alive, now: float) -> bool:
+    def hear(self, alive: Alive, now: float, *, late: bool = False) -> bool:
         """Takes what a node says.
 
         Args:
             alive: What it says.
             now: Seconds of a steady clock.
+            late: Whether it is our own word, and not our last one: then others may be late too.
 
         Returns:
             False where it was given up before: it should take another address, for what was on its
@@ -126,9 +129,11 @@ class Roster:
         if node.holds != alive.holds:
             node.holds = dict(alive.holds)
             self._count()
-        if alive.session == self.session and alive.beat > self._beat:
-            self._beat = alive.beat
-            self._sweep()
+        if alive.session == self.session and alive.beat > self._last:
+            self._last = alive.beat
+            if not late:
+                self._beat += 1
+                self._sweep()
         return True
 
     def remove(self, session: str) -> None:
@@ -145,7 +150,7 @@ class Roster:
             self.remove(each)
         self.session = session
         self._gone.clear()
-        self._beat = 0
+        self._beat = self._last = 0
 
     def standing(self, seat: str) -> Mapping[str, Node]:
         """The nodes that would take a seat, by their ids."""
@@ -172,7 +177,7 @@ class Roster:
                 if seat not in terms or epoch > terms[seat].epoch:
                     terms[seat] = Holding(node.session, epoch)
         before, self.terms = self.terms, terms
-        for seat in before.keys() | terms.keys():
+        for seat in sorted(before.keys() | terms.keys()):
             if before.get(seat) != terms.get(seat):
                 for listener in list(self.seat_listeners.values()):
                     listener(seat, terms.get(seat))
