@@ -192,6 +192,27 @@ async def test_a_journal_is_made_anew_while_it_is_written(rabbit: RabbitServer) 
         await last.close()
 
 
+async def test_how_much_is_live_is_known_to_every_holder(
+    rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("switchboard_server.backends.rabbitmq.journal.COMPACT_BYTES", 1000)
+    topology = fresh_topology()
+    async with linked(rabbit.url) as link:
+        held = await take(link, topology)
+        await held.journal.append(b"x" * 10_000)
+        assert held.journal.should_compact
+        await held.journal.compact([b"x" * 2_000])
+        assert not held.journal.should_compact
+        for _ in range(3):
+            await held.close()
+            held = await take(link, topology)
+            await held.journal.append(b"x" * 1_000)
+            assert not held.journal.should_compact
+        await held.journal.append(b"x" * 5_000)
+        assert held.journal.should_compact
+        await held.close()
+
+
 async def test_what_is_not_needed_any_more_is_removed(rabbit: RabbitServer) -> None:
     topology = fresh_topology()
     async with linked(rabbit.url) as link:

@@ -113,8 +113,7 @@ class Journal:
             self._replay = None
             if self._error is not None:
                 raise self._error
-            self._live_size = self._data.size
-            await self._index.written(Kind.POINT, name=point)
+            await self._point_to(point)
         else:
             self._data = await self._make(())
         for name in left:
@@ -198,9 +197,12 @@ class Journal:
         if self._copies is not None:
             await self._catch_up(track)
         self._live_size = track.size
-        await self._index.written(Kind.POINT, name=name)
+        await self._point_to(name)
         self._check()
         return track
+
+    async def _point_to(self, name: str) -> None:
+        await self._index.written(Kind.POINT, name=name, records=[b"%d" % self._live_size])
 
     async def _catch_up(self, track: Track) -> None:
         """Writes what was appended meanwhile, the rest of it while nothing is."""
@@ -284,6 +286,7 @@ class Journal:
         elif entry.kind == Kind.POINT:
             self._intents.add(entry.name)
             self._point = entry.name
+            self._live_size = int(entry.records[0]) if entry.records else 0
 
     def _read_data(self, entry: Entry, offset: int) -> None:
         if entry.kind == Kind.TERM:

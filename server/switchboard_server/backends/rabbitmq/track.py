@@ -36,7 +36,8 @@ class Kind(IntEnum):
     INTENT = 2
     """A stream of this name is going to be made."""
     POINT = 3
-    """The journal is in the stream of this name."""
+    """The journal is in the stream of this name, and so many of its bytes are live, its record
+    says."""
     GONE = 4
     """The stream of this name has been removed."""
     PART = 5
@@ -153,9 +154,12 @@ class Track:
         sending.add_done_callback(lambda done: self._sent(number, done))
         return outcome
 
-    async def written(self, kind: Kind, *, name: str = "") -> int:
+    async def written(
+        self, kind: Kind, *, name: str = "", records: list[bytes] | None = None
+    ) -> int:
         """Writes an entry and waits until it has been read. See `write`."""
-        return await answered(self.write(kind, name=name), f"writing to {self.queue}", READ_SECONDS)
+        writing = self.write(kind, name=name, records=records)
+        return await answered(writing, f"writing to {self.queue}", READ_SECONDS)
 
     async def close(self) -> None:
         """Stops reading. What has not been read fails."""
