@@ -5,6 +5,7 @@ to every audience that it matches; each subscription of the audience then takes 
 own pace.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -265,6 +266,13 @@ class Tail:
         for audience in self._audiences.values():
             audience.pass_over(last)
 
+    def find(self, sequence: int) -> Batch | None:
+        """The batch that holds an event; None: it is not in the tail."""
+        if not self.floor < sequence <= self.last:
+            return None
+        place = bisect_right(self._batches, sequence, key=_first) - 1
+        return self._batches[place][0]
+
     def read(self, after: int, max_bytes: int) -> list[Batch]:
         """The batches that follow a sequence, which is not below the floor.
 
@@ -327,3 +335,7 @@ class Tail:
             for audience in self._router.by_attributes(batch.route(index), attributes):
                 wanted.setdefault(audience, []).append(index)
         return [(audience, runs_of(sorted(indexes))) for audience, indexes in wanted.items()]
+
+
+def _first(held: tuple[Batch, object]) -> int:
+    return held[0].first

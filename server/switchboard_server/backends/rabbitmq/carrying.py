@@ -1,6 +1,6 @@
 """Groups of many nodes over RabbitMQ: what crosses nodes, and which node has which groups."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TypeVar
 
 from switchboard_server.backends.rabbitmq.groups import JournalGroups
@@ -15,8 +15,7 @@ from switchboard_server.core.cluster.groups import SpreadGroups
 from switchboard_server.core.cluster.ports import CarrierListener, Handler, Receiver
 from switchboard_server.core.cluster.seats import all_seats
 from switchboard_server.core.events import EventHub
-from switchboard_server.core.groups.fetching import read_each
-from switchboard_server.core.groups.ports import Found
+from switchboard_server.core.groups.fetching import Fetcher
 
 T = TypeVar("T")
 
@@ -112,6 +111,7 @@ class GroupSeats:
         self._topology = topology
         self._groups = groups
         self._events = events
+        self._fetcher = Fetcher(events)
         self._stores: dict[str, JournalGroups] = {}
         self.seats = [
             Seat(
@@ -138,7 +138,7 @@ class GroupSeats:
 
     async def _taken(self, term: Term) -> None:
         journal = Journal(self._link, self._topology, term)
-        store = JournalGroups(journal, self._read_each, self._earliest)
+        store = JournalGroups(journal, self._fetcher.read_each, self._earliest)
         self._stores[term.seat] = store
         await store.open()
         await self._groups.take(term.seat, store)
@@ -152,9 +152,6 @@ class GroupSeats:
         store = self._stores.pop(term.seat, None)
         if store is not None:
             await store.close()
-
-    async def _read_each(self, sequences: Sequence[int]) -> Found:
-        return await read_each(sequences, self._events.tail, self._events.log)
 
     def _earliest(self) -> int:
         return self._events.log.window.first - 1

@@ -1,54 +1,79 @@
 """Reads single events of a log that only reads ranges, and dearly."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
 from collections.abc import Sequence
 
+from switchboard_server.core.events import EventHub
 from switchboard_server.core.groups.ports import Found
-from switchboard_server.core.ports import EventLog
 from switchboard_server.core.records import Batch
-from switchboard_server.core.tail import Tail
 
-RANGE_BYTES = 1024 * 1024
-"""How much is read at once where several of the events wanted are near each other."""
-NEAR = 10_000
-"""Events that are not wanted, which one reads rather than asking the log once more."""
+RANGE_BYTES = 256 * 1024
+"""How much is read at once: what follows an event that is wanted is mostly wanted soon."""
+KEPT_BYTES = 8 * 1024 * 1024
+"""How much of what was read is kept."""
 
 
-async def read_each(sequences: Sequence[int], tail: Tail, log: EventLog) -> Found:
-    """Reads the batches that hold some events, from the tail what is there.
+class Fetcher:
+    """Finds single events in the tail, in what was read lately, or in the log.
+
+    A KEY_SHARED group wants the first event of each of its keys, over and over: they lie near each
+    other, and each by itself would cost a consumer.
 
     Args:
-        sequences: In ascending order.
-        tail: The newest part of the log.
-        log: All of it.
-
-    Raises:
-        UnavailableError: The log cannot be read now.
+        events: The node's events.
+        kept_bytes: How much of what was read is kept.
     """
-    found: dict[int, Batch] = {}
-    behind = bisect_right(sequences, tail.floor)
-    if behind < len(sequences):
-        # First, and without a wait: what leaves the tail meanwhile would be missed.
-        for batch in tail.read(sequences[behind] - 1, _EVERYTHING):
-            _note(found, sequences, batch)
-    at = 0
-    while at < behind:
-        first = sequences[at]
-        last = sequences[at + 1] if at + 1 < behind else first
-        near = first < last <= first + NEAR
-        result = await log.read(first - 1, RANGE_BYTES if near else 1)
-        for batch in result.batches:
-            _note(found, sequences, batch)
-        read = result.batches[-1].last if result.batches else first
-        if result.lost is not None:
-            read = max(read, result.lost[1])
-        at = bisect_right(sequences, max(read, result.window.first - 1, first))
-    return Found(found)
 
+    def __init__(self, events: EventHub, kept_bytes: int = KEPT_BYTES) -> None:
+        self._events = events
+        self._kept_bytes = kept_bytes
+        self._kept: OrderedDict[int, Batch] = OrderedDict()
+        self._firsts: list[int] = []
+        self._size = 0
 
-_EVERYTHING = 1 << 62
+    async def read_each(self, sequences: Sequence[int]) -> Found:
+        """See `GroupStore.read_each`."""
+        found: dict[int, Batch] = {}
+        wanted: list[int] = []
+        for sequence in sequences:
+            batch = self._events.tail.find(sequence) or self._recall(sequence)
+            if batch is None:
+                wanted.append(sequence)
+            else:
+                found[sequence] = batch
+        at = 0
+        while at < len(wanted):
+            result = await self._events.log.read(wanted[at] - 1, RANGE_BYTES)
+            read = max(wanted[at], result.window.first - 1)
+            if result.lost is not None:
+                read = max(read, result.lost[1])
+            for batch in result.batches:
+                self._keep(batch)
+                start, stop = bisect_left(wanted, batch.first), bisect_right(wanted, batch.last)
+                found.update(dict.fromkeys(wanted[start:stop], batch))
+                read = max(read, batch.last)
+            at = bisect_right(wanted, read)
+        return Found(found)
 
+    def _recall(self, sequence: int) -> Batch | None:
+        place = bisect_right(self._firsts, sequence) - 1
+        if place < 0:
+            return None
+        first = self._firsts[place]
+        batch = self._kept[first]
+        if batch.last < sequence:
+            return None
+        self._kept.move_to_end(first)
+        return batch
 
-def _note(found: dict[int, Batch], sequences: Sequence[int], batch: Batch) -> None:
-    start, stop = bisect_left(sequences, batch.first), bisect_right(sequences, batch.last)
-    found.update(dict.fromkeys(sequences[start:stop], batch))
+    def _keep(self, batch: Batch) -> None:
+        if batch.first in self._kept:
+            return
+        self._kept[batch.first] = batch
+        insort(self._firsts, batch.first)
+        self._size += len(batch.frames)
+        while self._size > self._kept_bytes and len(self._kept) > 1:
+            first, old = self._kept.popitem(last=False)
+            del self._firsts[bisect_left(self._firsts, first)]
+            self._size -= len(old.frames)

@@ -4,13 +4,13 @@ import asyncio
 
 from switchboard_server.backends.embedded.store import Retention
 from switchboard_server.core.events import Limits
-from switchboard_server.core.groups.fetching import read_each
+from switchboard_server.core.groups.fetching import Fetcher
 from switchboard_server.core.ports import ReadResult
 from tests.support.events import numbered
 from tests.support.logs import memory_hub
 
 
-async def test_events_are_found_in_the_tail_and_in_the_log() -> None:
+async def test_events_are_found_in_the_tail_in_the_log_and_in_what_was_read_of_it() -> None:
     reads: list[ReadResult] = []
     async with memory_hub(Limits(tail_bytes=2000)) as (hub, store):
         store.after["read"] = reads.append
@@ -18,15 +18,32 @@ async def test_events_are_found_in_the_tail_and_in_the_log() -> None:
             await hub.publish(numbered(5, number * 5))
         floor = hub.tail.floor
         assert 20 < floor < 190
+        fetcher = Fetcher(hub)
         wanted = [1, 2, 19, floor, floor + 1, 200, 201]
-        found = (await read_each(wanted, hub.tail, hub.log)).batches
+        found = (await fetcher.read_each(wanted)).batches
         assert sorted(found) == wanted[:-1]
         for sequence, batch in found.items():
             assert batch.first <= sequence <= batch.last
-        assert len(reads) <= 2
+        assert len(reads) == 2  # One for what does not exist.
         reads.clear()
-        await read_each([floor + 1, 200], hub.tail, hub.log)
+        assert sorted((await fetcher.read_each([3, 100, floor + 1, 200])).batches)
         assert reads == []
+
+
+async def test_no_more_is_kept_than_is_allowed() -> None:
+    reads: list[ReadResult] = []
+    async with memory_hub(Limits(tail_bytes=1)) as (hub, store):
+        store.after["read"] = reads.append
+        for number in range(40):
+            await hub.publish(numbered(5, number * 5))
+        fetcher = Fetcher(hub, kept_bytes=hub.tail.bytes * 2)
+        assert set((await fetcher.read_each([1, 2, 100])).batches) == {1, 2, 100}
+        assert len(reads) == 1
+        # Only the last ones that were read are there yet.
+        await fetcher.read_each([193])
+        assert len(reads) == 1
+        await fetcher.read_each([1])
+        assert len(reads) == 2
 
 
 async def test_what_is_not_retained_is_not_found() -> None:
@@ -35,7 +52,7 @@ async def test_what_is_not_retained_is_not_found() -> None:
             await hub.publish(numbered(5, number * 5))
         store.trim(0)
         first = hub.log.window.first
-        found = (await read_each([1, 2, first, 200], hub.tail, hub.log)).batches
+        found = (await Fetcher(hub).read_each([1, 2, first, 200])).batches
         assert {200} <= set(found) <= {first, 200}
 
 
@@ -44,7 +61,7 @@ async def test_what_leaves_the_tail_while_the_log_is_read_is_found_all_the_same(
         for number in range(40):
             await hub.publish(numbered(5, number * 5))
         floor = hub.tail.floor
-        reading = asyncio.create_task(read_each([1, floor + 1], hub.tail, hub.log))
+        reading = asyncio.create_task(Fetcher(hub).read_each([1, floor + 1]))
         for number in range(20):
             await hub.publish(numbered(5, number * 5))
         assert hub.tail.floor > floor + 1
