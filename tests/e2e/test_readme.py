@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.shell import Listener
 from tests.support.hub import HubProcess
+from tests.support.servers import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ENV = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
@@ -166,3 +167,23 @@ def test_the_python_programs_call_and_answer(hub: HubProcess, tmp_path: Path) ->
         assert worker.readline() == "at work\n"
         assert output("caller.py", tmp_path) == "a lamp: 12.50\n"
         assert output("caller.py", tmp_path) == "a lamp: 12.50\n"
+
+
+def test_the_block_about_tokens_can_be_pasted_at_once(tmp_path: Path) -> None:
+    block = re.search(r"```sh\n(export JWT_SECRET_KEY.*?)```", README, re.DOTALL)
+    assert block is not None
+    ports = [free_port(), free_port()]
+    text = block[1].replace("scripts/serve", f"{sys.executable} -m switchboard_server")
+    text = text.replace("127.0.0.1:50051", f"127.0.0.1:{ports[0]}")
+    done = subprocess.run(
+        ["bash", "-c", f"trap 'kill %1; wait' EXIT\n{text}"],
+        env=ENV | {"GRPC_PORT": str(ports[0]), "PORT": str(ports[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"sequence": "1"' in done.stdout
+    assert "tokens            asked for" in done.stdout
