@@ -186,7 +186,7 @@ class Publisher:
         window: Requests that may be unanswered.
         size: Bytes of an event's text.
         keys: How many ordering keys the events have; 0: none.
-        rate: Events a second at most; None: as fast as it goes.
+        pace: Awaited before each request; None: as fast as it goes.
         answered: Called after each answer with the number of events that it is for.
     """
 
@@ -198,7 +198,7 @@ class Publisher:
         window: int = 32,
         size: int = 64,
         keys: int = 0,
-        rate: float | None = None,
+        pace: Callable[[], Awaitable[None]] | None = None,
         answered: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.source = source
@@ -206,7 +206,7 @@ class Publisher:
         self.sent = 0
         self.duplicates = 0
         self._batch, self._window, self._size, self._keys = batch, window, size, keys
-        self._interval = 0.0 if rate is None else batch / rate
+        self._pace = pace
         self._answered = answered
 
     async def run(self, channel: grpc.aio.Channel, total: int | None = None) -> None:
@@ -235,14 +235,11 @@ class Publisher:
         total: int | None,
     ) -> None:
         number = len(self.sequences)
-        loop = asyncio.get_running_loop()
-        due = loop.time()
         try:
             while total is None or number < total:
                 await room.acquire()
-                if self._interval:
-                    await asyncio.sleep(due - loop.time())
-                    due = max(due, loop.time() - 1) + self._interval
+                if self._pace is not None:
+                    await self._pace()
                 end = min(number + self._batch, total or number + self._batch)
                 request = event_service_pb2.PublishStreamRequest(
                     events=[

@@ -169,28 +169,6 @@ async def test_the_next_host_is_tried_and_a_link_may_be_closed_while_nobody_answ
     await alone.close()
 
 
-async def test_a_link_outlives_a_port_that_closes_every_connection_at_once(
-    rabbit: RabbitServer,
-) -> None:
-    proxy = TcpProxy(rabbit.port)
-    closed = 0
-
-    def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal closed
-        closed += 1
-        writer.close()
-
-    # As a proxy or a load balancer does that has no RabbitMQ behind it.
-    async with await asyncio.start_server(close, "127.0.0.1", proxy.port):
-        link = Link(rabbit.url_at(proxy.port), "test")
-        await link.start()
-        await until(lambda: closed >= 4)
-        assert not link.connected
-    async with proxy:
-        await link.wait_connected(PATIENCE_SECONDS)
-        await link.close()
-
-
 async def test_wrong_credentials_are_told_and_no_password_is(rabbit: RabbitServer) -> None:
     link = Link(f"amqp://guest:sesame@127.0.0.1:{rabbit.port}/", "test")
     await link.start()

@@ -25,6 +25,7 @@ _SETTLED = (
     event_service_pb2.SETTLE_OUTCOME_ALREADY_SETTLED,
 )
 _MOST_ACK_IDS = 500
+_BATCH = 32
 _ANYBODY = cast("Member", None)  # Order is judged by time alone, whoever it came to.
 _DOWN = (
     grpc.StatusCode.UNAVAILABLE,
@@ -96,17 +97,30 @@ class LastingPublisher(Publisher):
         source: The events' source.
         keys: How many ordering keys the events have.
         rate: Events a second at most.
+        hold: Says whether to publish nothing now.
     """
 
-    def __init__(self, source: str, keys: int, rate: float) -> None:
+    def __init__(self, source: str, keys: int, rate: float, hold: Callable[[], bool]) -> None:
         super().__init__(
-            source, batch=32, window=16, keys=keys, rate=rate, answered=self._take_notice
+            source, batch=_BATCH, window=16, keys=keys, pace=self._wait, answered=self._answer
         )
         self.answer_times = [time.monotonic()]
         """When answers came, those of a tenth of a second as one."""
+        self._rate = rate
+        self._hold = hold
+        self._due = 0.0
         self._moved = asyncio.Event()
 
-    def _take_notice(self, _: int) -> None:
+    async def _wait(self) -> None:
+        now = time.monotonic()
+        await asyncio.sleep(max(0.0, self._due - now))
+        while self._hold():
+            await asyncio.sleep(RETRY_SECONDS)
+            # Nobody waits for an answer meanwhile.
+            self.answer_times[-1] = time.monotonic()
+        self._due = max(self._due, time.monotonic() - 1) + _BATCH / self._rate
+
+    def _answer(self, _: int) -> None:
         self._moved.set()
         now = time.monotonic()
         if now - self.answer_times[-1] >= 0.1:

@@ -36,6 +36,8 @@ HEAL_SECONDS = 60.0
 """After a fault has ended, all has to be well again within so long."""
 WARM_EVENTS = 500
 """So many events of each publisher are answered at least between two faults."""
+BACKLOG = 4000
+"""No more is published while a group has about so many events to settle."""
 KEYS = 50
 
 
@@ -86,7 +88,8 @@ class Trial:
         self.tally = Tally()
         count = len(hubs.nodes)
         self.publishers = [
-            LastingPublisher(f"publisher-{number}", KEYS, rate) for number in range(count)
+            LastingPublisher(f"publisher-{number}", KEYS, rate, self._behind)
+            for number in range(count)
         ]
         self.subscribers = [Subscriber(hubs) for _ in range(count)]
         self.queue = Group("crew", subscription_pb2.DELIVERY_MODE_QUEUE)
@@ -134,6 +137,11 @@ class Trial:
             for task in begun:
                 task.cancel()
 
+    def _behind(self) -> bool:
+        """Whether a group has so much to do that nothing more should be published for now."""
+        answered = sum(len(each.sequences) for each in self.publishers)
+        return answered - min(len(group.settled) for group in self.groups) > BACKLOG
+
     async def _publish(self, publisher: LastingPublisher, number: int) -> None:
         await publisher.run(self.hubs.channel(number))
 
@@ -169,9 +177,7 @@ class Trial:
                 await check
         except TimeoutError:
             raise AssertionError(
-                f"events do not pass {HEAL_SECONDS} s after the fault; subscribers are at "
-                f"{[len(each.events) for each in self.subscribers]}, "
-                f"probes at {self._probes}, {self.tally}"
+                f"events do not pass {HEAL_SECONDS} s after the fault: {self._state()}"
             ) from None
         return time.monotonic() - began
 
@@ -267,6 +273,17 @@ class Trial:
                 )
         for name, sequence in self._probes.items():
             assert log[sequence - 1] == ("probe", name), f"probe {name} is not at {sequence}"
+
+    def _state(self) -> str:
+        """Where everybody is, for a message."""
+        read = [len(each.events) for each in self.subscribers]
+        groups = ", ".join(
+            f"{each.name} has received {len(each.first_ns)} up to {max(each.first_ns, default=0)} "
+            f"and settled {len(each.settled)}"
+            for each in self.groups
+        )
+        last = dict(list(self._probes.items())[-len(self.hubs.nodes) :])
+        return f"subscribers are at {read}, {groups}, the last probes at {last}; {self.tally}"
 
     def _counts(self) -> dict[str, int]:
         return {

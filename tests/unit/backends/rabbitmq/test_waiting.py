@@ -18,6 +18,7 @@ FAILURES: list[BaseException] = [
     ConnectionResetError(104, "reset by peer"),
     RuntimeError("closed"),
     asyncio.CancelledError(),
+    StopAsyncIteration(),
     Exception(),
 ]
 """What the driver ends a wait with."""
