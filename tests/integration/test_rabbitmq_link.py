@@ -1,6 +1,8 @@
 """A link to RabbitMQ is there again after every outage, and says what is wrong meanwhile."""
 
 import asyncio
+import ssl
+from pathlib import Path
 
 import pytest
 from aiormq.abc import DeliveredMessage
@@ -11,6 +13,7 @@ from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.topology import QUORUM, STREAM
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
 from switchboard_server.core.errors import UnavailableError
+from tests.integration.credentials import certify
 from tests.support.brokers import RabbitServer
 from tests.support.proxy import TcpProxy
 from tests.support.rabbit import PATIENCE_SECONDS, Told, fresh_topology, linked, until
@@ -34,7 +37,7 @@ async def test_a_link_knows_the_server_and_its_channels_carry_messages_in_order(
         queue = await a_queue(channel)
         got: list[bytes] = []
         await channel.consume(queue, lambda message: got.append(message.body), no_ack=True)
-        bodies = [b"%d" % number for number in range(2000)]
+        bodies = [b"%d" % number for number in range(1000)]
         await asyncio.gather(*[channel.publish("", queue, body) for body in bodies])
         await until(lambda: len(got) == len(bodies))
         assert got == bodies
@@ -199,3 +202,40 @@ async def test_work_is_done_again_whenever_there_is_a_connection(rabbit: RabbitS
         assert not third.ended.is_set()
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_a_link_may_be_encrypted_and_trusts_only_who_it_is_told_to(
+    rabbit: RabbitServer, tmp_path: Path
+) -> None:
+    authority = certify(tmp_path, "authority")
+    own = certify(tmp_path, "localhost", authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert_file, own.key_file)
+    passing: set[asyncio.Task[None]] = set()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", rabbit.port)
+        for source, target in ((reader, far_writer), (far_reader, writer)):
+            passing.add(asyncio.create_task(copy(source, target)))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"amqps://guest:guest@localhost:{port}/"
+        async with linked(f"{url}?cafile={authority.cert_file}") as link:
+            channel = await link.channel(confirms=True)
+            queue = await a_queue(channel)
+            await channel.publish("", queue, b"x", mandatory=True)
+        stranger = Link(url, "test")
+        await stranger.start()
+        with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            await stranger.wait_connected(1.0)
+        await stranger.close()
+    await asyncio.wait(passing)
+
+
+async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Passes bytes on until there are no more."""
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    target.close()

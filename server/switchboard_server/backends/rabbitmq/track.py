@@ -17,7 +17,7 @@ from switchboard_server.backends.rabbitmq.channel import Channel, Properties
 from switchboard_server.backends.rabbitmq.credit import Credit
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
-from switchboard_server.backends.rabbitmq.waiting import answered, unavailable
+from switchboard_server.backends.rabbitmq.waiting import unavailable
 
 READ_SECONDS = 15.0
 """How long what was written may take to be read."""
@@ -157,9 +157,19 @@ class Track:
     async def written(
         self, kind: Kind, *, name: str = "", records: list[bytes] | None = None
     ) -> int:
-        """Writes an entry and waits until it has been read. See `write`."""
+        """Writes an entry and waits until it has been read. See `write`.
+
+        All that stands before it is read first, which may be much: it takes its time as long as
+        something comes.
+        """
         writing = self.write(kind, name=name, records=records)
-        return await answered(writing, f"writing to {self.queue}", READ_SECONDS)
+        while True:
+            before = self.size
+            await asyncio.wait([writing], timeout=READ_SECONDS)
+            if writing.done():
+                return writing.result()
+            if self.size == before:
+                raise unavailable(f"nothing came from {self.queue} in {READ_SECONDS:g} s")
 
     async def close(self) -> None:
         """Stops reading. What has not been read fails."""
