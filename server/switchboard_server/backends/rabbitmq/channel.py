@@ -9,6 +9,7 @@ import aiormq
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
+from switchboard_server.backends.rabbitmq.direct import DirectPublisher
 from switchboard_server.backends.rabbitmq.waiting import (
     CALL_SECONDS,
     answered,
@@ -43,6 +44,9 @@ class Channel:
         self._confirms = confirms
         self._listeners: list[Callable[[], None]] = []
         self._publishing: set[asyncio.Task[None]] = set()
+        self._direct = (
+            DirectPublisher(raw) if confirms and isinstance(raw, aiormq.Channel) else None
+        )
         self._closing: asyncio.Task[None] | None = None
         raw.on_consumer_cancel_callbacks.add(self._cancelled)
         raw.closing.add_done_callback(self._raw_closed)
@@ -83,6 +87,20 @@ class Channel:
         if self.ended.is_set():
             return failed(unavailable(f"the channel has ended: {self.reason}"))
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if (
+            self._direct is not None
+            and not self._publishing
+            and self._direct.publish(
+                outcome,
+                body,
+                properties or Properties(delivery_mode=1),
+                exchange=exchange,
+                routing_key=routing_key,
+                mandatory=mandatory,
+                seconds=seconds,
+            )
+        ):
+            return outcome
         call = self.raw.basic_publish(
             body,
             exchange=exchange,

@@ -1,0 +1,70 @@
+"""Publishing past the driver's coroutine: the driver still has to find what it needs."""
+
+import asyncio
+
+import pytest
+
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.link import Link
+from switchboard_server.backends.rabbitmq.waiting import UnroutableError
+from switchboard_server.core.errors import UnavailableError
+from tests.support.brokers import RabbitServer
+from tests.support.cluster_logs import a_prefix
+
+
+async def a_channel(rabbit: RabbitServer) -> tuple[Link, Channel, str]:
+    link, queue = Link(rabbit.url, "direct"), a_prefix()
+    await link.start()
+    await link.wait_connected(10)
+    channel = await link.channel(confirms=True)
+    assert channel._direct is not None
+    await channel.declare_queue(queue, {}, exclusive=True, durable=False)
+    return link, channel, queue
+
+
+async def test_messages_come_in_the_order_of_the_calls_whole_and_confirmed(
+    rabbit: RabbitServer,
+) -> None:
+    link, channel, queue = await a_channel(rabbit)
+    bodies = [b"%d " % number + b"x" * (number * 3000) for number in range(200)]
+    outcomes = [channel.publish("", queue, body, mandatory=True) for body in bodies]
+    # Ten fit into the driver's queue; the others wait, and none overtakes them.
+    assert len(channel._publishing) == len(bodies) - 10
+    await asyncio.gather(*outcomes)
+    await channel.publish("", queue, b"", mandatory=True)
+    arrived: asyncio.Queue[bytes] = asyncio.Queue()
+    await channel.consume(queue, lambda message: arrived.put_nowait(message.body), no_ack=True)
+    assert [await arrived.get() for _ in range(201)] == [*bodies, b""]
+    raw = channel.raw
+    assert not raw.confirmations  # type: ignore[attr-defined]
+    assert not raw.message_id_delivery_tag  # type: ignore[attr-defined]
+    await link.close()
+
+
+async def test_what_comes_back_is_told_among_what_does_not(rabbit: RabbitServer) -> None:
+    link, channel, queue = await a_channel(rabbit)
+    outcomes = [
+        channel.publish("", queue if number % 2 else "nobody", b"x", mandatory=True)
+        for number in range(6)
+    ]
+    for number, each in enumerate(await asyncio.gather(*outcomes, return_exceptions=True)):
+        assert (each is None) if number % 2 else isinstance(each, UnroutableError)
+    await link.close()
+
+
+async def test_what_waits_fails_when_the_channel_ends_and_later_ones_at_once(
+    rabbit: RabbitServer,
+) -> None:
+    link, channel, _ = await a_channel(rabbit)
+    waiting = channel.publish("no such exchange", "x", b"x")
+    with pytest.raises(UnavailableError):
+        await waiting
+    await channel.ended.wait()
+    with pytest.raises(UnavailableError, match="has ended"):
+        await channel.publish("", "x", b"x")
+    other = await link.channel(confirms=True)
+    waiting = other.publish("", "nobody", b"x" * 10_000_000)
+    link.reset("the test says so")
+    with pytest.raises(UnavailableError, match="a publish failed"):
+        await waiting
+    await link.close()
