@@ -66,5 +66,5 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_called(names
 
 async def test_a_name_of_forbidden_addresses_alone_is_not_admitted(names: Names) -> None:
     names([METADATA, "8.8.8.8"])
-    with pytest.raises(PermissionDeniedError, match="may not check service.example:80"):
+    with pytest.raises(PermissionDeniedError, match=r"may not check service\.example:80"):
         await NetworkProber(AllowedNetworks()).admit(target(80))
