@@ -475,8 +475,8 @@ class GroupSettings(Section):
     title = "Consumer groups"
 
     max_groups: int = Field(default=10_000, ge=1, alias="SWITCHBOARD_MAX_GROUPS")
-    """Consumer groups that there may be. Beyond it a Subscribe that would make one is refused with
-    RESOURCE_EXHAUSTED."""
+    """Consumer groups that there may be; in a cluster, in each of the four parts into which their
+    names fall. Beyond it a Subscribe that would make one is refused with RESOURCE_EXHAUSTED."""
 
     idle_seconds: int = Field(default=0, ge=0, alias="SWITCHBOARD_GROUP_IDLE_SECONDS")
     """Seconds without a member after which a consumer group is deleted, with its position and its
