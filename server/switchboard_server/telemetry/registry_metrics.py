@@ -84,6 +84,12 @@ _GAUGES = (
     ("switchboard_registry_watchers", "Open Watch streams.", "watchers"),
     ("switchboard_health_checks_running", "Health checks that run now.", "checks_running"),
     (
+        "switchboard_registry_writable",
+        "1 while anything can be changed; 0: what keeps the registry takes nothing.",
+        "writable",
+    ),
+    ("switchboard_health_checked_instances", "Instances that this hub checks.", "checked"),
+    (
         "switchboard_health_checks_waiting",
         "Health checks that wait because too many run.",
         "checks_waiting",

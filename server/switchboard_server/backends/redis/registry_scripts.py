@@ -313,10 +313,12 @@ REPORT = (
     + """
 local loads = {}
 for index = 5, #ARGV, 2 do
-  redis.call('HSET', LOADS, ARGV[index], ARGV[index + 1])
-  loads[#loads + 1] = {ARGV[index], ARGV[index + 1]}
+  if redis.call('HEXISTS', ALL, ARGV[index]) == 1 then
+    redis.call('HSET', LOADS, ARGV[index], ARGV[index + 1])
+    loads[#loads + 1] = {ARGV[index], ARGV[index + 1]}
+  end
 end
-told({'loads', loads})
+if #loads > 0 then told({'loads', loads}) end
 return done({'done'})
 """
 )

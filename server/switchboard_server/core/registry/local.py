@@ -162,6 +162,12 @@ class LocalRegistry(Registry):
         if lease.entry.holder is lease:
             self._directory.renew(lease.entry, self.now(), load)
 
+    def _checks(self, entry: Entry) -> bool:
+        return entry.target is not None
+
+    def _writable(self) -> bool:
+        return self.problem is None
+
     def _found(self, entry: Entry, verdict: Verdict) -> None:
         if self._closing is None:
             self._directory.judge(entry, verdict, self.now())

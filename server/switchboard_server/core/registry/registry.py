@@ -373,6 +373,8 @@ class Registry(ABC):
             checks_waiting=checker.waiting,
             propagation=self._propagation,
             unannounced=0 if self._announcer is None else self._announcer.lost,
+            checked=sum(map(self._checks, roster)),
+            writable=self._writable(),
         )
 
     def preservation(self) -> tuple[int, int, int]:
@@ -384,6 +386,14 @@ class Registry(ABC):
         roster = self._roster
         since = roster.preserving_since_ns
         return since, roster.withheld if since else 0, roster.size
+
+    @abstractmethod
+    def _checks(self, entry: Entry) -> bool:
+        """Whether this hub checks an instance."""
+
+    @abstractmethod
+    def _writable(self) -> bool:
+        """Whether anything can be changed."""
 
     @abstractmethod
     def _found(self, entry: Entry, verdict: Verdict) -> None:

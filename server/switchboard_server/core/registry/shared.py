@@ -346,6 +346,12 @@ class SharedRegistry(Registry):
         """See `SharedHandler.announced`."""
         return None if self._announcer is None else self._announcer.position
 
+    def _checks(self, entry: Entry) -> bool:
+        return isinstance(entry, SharedEntry) and entry.owned
+
+    def _writable(self) -> bool:
+        return self._loaded and self.outage is None
+
     def _found(self, entry: Entry, verdict: Verdict) -> None:
         if self._closing is None:
             self._inspector.found(entry, verdict)

@@ -32,6 +32,8 @@ class RegistryStats:
         checks_waiting: Checks that wait for their turn.
         propagation: From a change to the moment a watcher was handed it, in seconds.
         unannounced: Changes that could not be published as events.
+        checked: Instances that this hub checks.
+        writable: Whether anything can be changed.
     """
 
     instances: Mapping[Status, int]
@@ -50,3 +52,5 @@ class RegistryStats:
     checks_waiting: int
     propagation: Histogram
     unannounced: int
+    checked: int
+    writable: bool
