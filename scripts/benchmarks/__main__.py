@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import click
 
 from scripts.benchmarks import (
+    across,
     broadcast,
     cluster,
     cold_start,
@@ -34,6 +35,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Awaitable[list[Row]]]] = {
     "P6": broadcast.run,
     "P7": broadcast.idle,
     "P8": cluster.run,
+    "P13": across.run,
     "P11": groups.run,
     "P9": discover.run,
     "P12": watch.run,

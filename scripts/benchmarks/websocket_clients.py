@@ -41,21 +41,21 @@ class _Crowd:
     """Many WebSockets of one process.
 
     Args:
-        port: Where to.
-        connections: How many.
+        ports: Where to.
+        connections: How many to each.
         greeted: Whether the server sends a frame of its own accord when one has opened.
     """
 
-    def __init__(self, port: int, connections: int, *, greeted: bool) -> None:
+    def __init__(self, ports: Sequence[int], connections: int, *, greeted: bool) -> None:
         _allow_files()
         self._selector = selectors.DefaultSelector()
-        for number in range(connections):
-            client = open_socket(port, f"/ws/c{number}")
+        self._size = len(ports) * connections
+        for number in range(self._size):
+            client = open_socket(ports[number % len(ports)], f"/ws/c{number}")
             if greeted and not client.started:
                 client.frame()
             client.socket.setblocking(False)
             self._selector.register(client.socket, selectors.EVENT_READ)
-        self._size = connections
 
     def receive(self, count: int) -> list[bytes]:
         """Waits until each has received so many frames, the same as the others.
@@ -116,6 +116,22 @@ def open_socket(port: int, path: str) -> _Opened:
 
 async def hub(link: Link, port: int, grpc_port: int, connections: int, messages: int) -> None:
     """Has the hub broadcast by RealtimeService.Broadcast."""
+    await spread(link, [port], grpc_port, connections, messages)
+
+
+async def spread(
+    link: Link, ports: Sequence[int], grpc_port: int, connections: int, messages: int
+) -> None:
+    """Has one hub broadcast by RealtimeService.Broadcast to the connections of all.
+
+    Args:
+        link: To the program that measures.
+        ports: Where the hubs' bridges are.
+        grpc_port: Where the hub is that is called.
+        connections: How many each has.
+        messages: How many messages each time.
+    """
+    everybody = len(ports) * connections
     channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}")
     broadcast = channel.unary_unary(
         "/switchboard.v1.RealtimeService/Broadcast",
@@ -129,10 +145,10 @@ async def hub(link: Link, port: int, grpc_port: int, connections: int, messages:
             request = BroadcastRequest(message_type="bench", all=True)
             request.data.update({"n": number, "content": CONTENT})
             calls.append(broadcast.future(request, wait_for_ready=True))
-        if any(call.result().connections != connections for call in calls):
+        if any(call.result().connections != everybody for call in calls):
             raise CheckError("a message was not handed to every connection")
 
-    await _run(link, _Crowd(port, connections, greeted=True), send, messages)
+    await _run(link, _Crowd(ports, connections, greeted=True), send, messages)
 
 
 async def peer(
@@ -148,7 +164,7 @@ async def peer(
         size: Length of the hub's frames, which these are to have too.
         masked: Whether the server reads frames, and does not just send them on.
     """
-    crowd = _Crowd(port, connections, greeted=False)
+    crowd = _Crowd([port], connections, greeted=False)
     sender = open_socket(port, "/ws/sender").socket
 
     def frame(number: int) -> bytes:
@@ -167,7 +183,7 @@ async def peer(
 
 async def hold(link: Link, port: int, connections: int) -> None:
     """Holds idle WebSockets."""
-    crowd = _Crowd(port, connections, greeted=True)
+    crowd = _Crowd([port], connections, greeted=True)
     link.report("ready")
     await link.go()
     del crowd
