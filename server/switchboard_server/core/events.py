@@ -124,7 +124,7 @@ class EventHub:
         return self._tail
 
     async def open(self) -> None:
-        """Opens the log and takes up where it stands.
+        """Opens the log and takes up where it stands; closes it where that cannot be.
 
         Raises:
             UnavailableError: The log cannot be opened.
@@ -132,7 +132,11 @@ class EventHub:
         await self._log.open(self)
         self._tail = Tail(self._limits.tail_bytes, self._log.window.last)
         self._first_at_start = self._log.window.first
-        await self._publisher.recall()
+        try:
+            await self._publisher.recall()
+        except BaseException:
+            await self._log.close()
+            raise
 
     async def publish(
         self, drafts: Drafts, principal: Principal = ANONYMOUS, *, waited: bool = False

@@ -1,6 +1,7 @@
 """The hub: what clients can do, and what it counts."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -396,6 +397,17 @@ async def test_opening_recalls_ids_and_takes_up_the_log_where_it_stands() -> Non
     log.window = Window(8, 9)
     assert hub.stats().trimmed == 3
     await hub.close()
+    assert log.closed
+
+
+async def test_a_log_that_cannot_be_taken_up_is_closed_again() -> None:
+    class Forgetful(ScriptedLog):
+        async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
+            raise UnavailableError("LOG_UNAVAILABLE", "the disk is gone")
+
+    log = Forgetful()
+    with pytest.raises(UnavailableError):
+        await EventHub(log).open()
     assert log.closed
 
 

@@ -116,14 +116,15 @@ class EmbeddedLog:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="switchboard-read")
         try:
             state = await self._writer.call(self.store.open)
+            self.size = await self._writer.call(self.store.size)
         except StoreError as error:
+            await self._writer.call(self.store.close)
             await self._writer.close()
             self._readers.shutdown()
             raise UnavailableError("LOG_UNAVAILABLE", str(error)) from error
         self._log_id, self._window = state.log_id, state.window
         self._time = LogTime(self._clock, state.time_ns)
         self._alarm = Alarm(self._release, self._clock)
-        self.size = await self._writer.call(self.store.size)
         self._arm(state.next_due_ns)
         self._keeper = asyncio.create_task(self._keep())
 
