@@ -1,14 +1,18 @@
 """Encryption of both ports, with an authority that is thrown away."""
 
 import asyncio
+import json
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
+from websockets.asyncio.client import connect as connect_websocket
 
+from switchboard_server.core.realtime.rounds import MANY
 from tests.integration.client import Client, an_event, failing, texts
 from tests.integration.credentials import Certificate, certify
 from tests.integration.hubs import MEMORY, connect, running
@@ -90,3 +94,23 @@ async def test_with_mutual_tls_clients_need_a_certificate_too(
             await health(hub, context)
         context.load_cert_chain(member.cert_file, member.key_file)
         assert await health(hub, context) == 200
+
+
+async def test_what_goes_to_many_browsers_at_once_is_encrypted_too(
+    tmp_path: Path, authority: Certificate
+) -> None:
+    context = ssl.create_default_context(cafile=authority.cert_file)
+    with running(tmp_path, settings(tmp_path, authority)) as hub:
+        async with AsyncExitStack() as stack:
+            url = f"wss://127.0.0.1:{hub.port}/ws"
+            members = [
+                await stack.enter_async_context(connect_websocket(url, ssl=context))
+                for _ in range(MANY)
+            ]
+            for member in members:
+                await member.recv()
+            for number in range(3):
+                frame = {"type": "chat", "data": {"n": number}, "to": {"all": True}}
+                await members[0].send(json.dumps(frame))
+                for member in members:
+                    assert json.loads(await member.recv())["data"] == {"n": number}
