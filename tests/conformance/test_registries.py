@@ -113,7 +113,7 @@ async def test_a_lease_runs_out_unless_it_is_renewed(registry: Registries) -> No
     await until(lambda: time.monotonic() > began + 0.6)
     await registry.any.register(1, lease_ns=SHORT)
     await until(lambda: any("i1" not in host.there for host in registry.hosts))
-    assert 1.5 < time.monotonic() - began < 2.6
+    assert 1.5 < time.monotonic() - began < 4
     await registry.known({"i2": Status.SERVING})
     assert registry.any.changes[-1].cause is RemovalCause.LEASE_EXPIRED
 
@@ -159,14 +159,14 @@ async def test_what_set_status_says_outweighs_the_check_and_stays(registry: Regi
 
 
 async def test_a_stream_holds_the_lease_and_is_told_the_status(registry: Registries) -> None:
-    await registry.any.register(1, lease_ns=SHORT)
+    await registry.any.register(1, lease_ns=2 * SHORT)
     host = registry.any
     lease = await host.hold(1, 1.5)
     standing = await host.run(lease.next())
     assert standing is not None
     assert standing.instance.status is Status.SERVING
     began = time.monotonic()
-    for step in range(1, 5):
+    for step in range(1, 8):
         await until(lambda step=step: time.monotonic() > began + 0.3 * step)  # type: ignore[misc]
         await host.call(lambda: lease.renew(None))
         assert (await host.run(lease.next())) is not None

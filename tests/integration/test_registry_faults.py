@@ -41,7 +41,7 @@ async def populate(cluster: Cluster, count: int = FEW) -> dict[int, tuple[Node, 
         if number % 2:
             await node.register(number, check=TCP)
         else:
-            await node.register(number, lease_ns=1_000_000_000)
+            await node.register(number, lease_ns=2_000_000_000)
             leases[number] = node, await node.hold(number)
     await until(lambda: all(len(node.serving) == count for node in cluster.living))
     await cluster.agreed()
@@ -133,7 +133,7 @@ async def test_a_redis_that_comes_back_empty_is_filled_again(
     resuming = await c.watch(revision)
     assert isinstance(await c.next(resuming), Compacted)
     # Streams hold on, longer than their leases last, and end as before.
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.5)
     assert all(len(node.serving) == FEW for node in cluster.nodes)
     keeping.cancel()
     node, lease = leases.pop(2)

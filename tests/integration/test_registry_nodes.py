@@ -110,12 +110,12 @@ async def test_there_are_no_more_instances_than_may_be(redis: RedisServer) -> No
 
 async def test_a_stream_on_any_node_holds_the_lease(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
-    await a.register(1, lease_ns=1_000_000_000)
+    await a.register(1, lease_ns=2_000_000_000)
     lease = await b.hold(1, 2.5)
     assert (await b.run(lease.next())) is not None
     await until(lambda: [node.entry().load for node in (a, c)] == [2.5] * 2)
     # It is held for longer than it lasts, and its holder is heard of.
-    for _ in range(4):
+    for _ in range(5):
         await asyncio.sleep(0.5)
         await b.call(lambda: lease.renew(None))
     assert [node.serving for node in (a, b, c)] == [["i1"]] * 3
@@ -139,7 +139,7 @@ async def test_a_silent_stream_and_one_that_ends_well_leave_the_lease_to_run_out
     await until(lambda: "i2" not in a.there)
     assert time.monotonic() - began > 0.5
     await until(lambda: not a.there)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4
     with pytest.raises(NotFoundError):
         await b.last_word(silent)
     await b.let_go(silent)
