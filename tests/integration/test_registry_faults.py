@@ -281,6 +281,23 @@ async def test_a_node_that_cannot_reach_redis_comes_back_to_what_the_others_know
         await far.stop()
 
 
+async def test_a_node_whose_link_flickers_is_there_again_each_time(
+    server: RedisServer, cluster: Cluster
+) -> None:
+    a = cluster.nodes[0]
+    async with TcpProxy(server.port) as proxy:
+        far = await cluster.add("far", server.url_at(proxy.port))
+        for number in range(1, 6):
+            losses = far.link.losses
+            await proxy.cut()
+            await proxy.restore()
+            await until(lambda losses=losses: far.link.losses > losses)  # type: ignore[misc]
+            await cluster.settled()
+            await a.register(number, check=TCP)
+            await cluster.agreed(lambda node, number=number: f"i{number}" in node.there)  # type: ignore[misc]
+        await far.stop()
+
+
 async def test_a_node_that_starts_without_redis_serves_when_it_comes(
     server: RedisServer, cluster: Cluster
 ) -> None:

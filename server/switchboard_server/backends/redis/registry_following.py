@@ -72,6 +72,7 @@ class Follower:
         self._up = asyncio.Event()
         self._woken = asyncio.Event()
         self._tried = asyncio.Event()
+        self._entered = False
         self._member = False
         self._loaded = False
         self._owed: str | None = None
@@ -126,10 +127,12 @@ class Follower:
     def link_up(self, _life: str) -> None:
         """See `LinkWatcher.link_up`. What was lost is known by its stamp, not by the life."""
         self._up.set()
+        self.wake()
 
     def link_down(self, problem: str) -> None:
         """See `LinkWatcher.link_down`."""
         self._up.clear()
+        self._entered = False
         self._feed.hold()
         self._handler.reported(problem)
 
@@ -158,6 +161,7 @@ class Follower:
 
     async def _enter(self) -> None:
         """Comes to know everything, and joins the others."""
+        self._entered = True
         self._feed.hold()
         while True:
             try:
@@ -170,10 +174,12 @@ class Follower:
                 await self._find()
         if not self._member:
             await self._join()
-        self._handler.reported(None)
+        if self._entered:
+            self._handler.reported(None)
 
     async def _stay(self) -> None:
-        while True:
+        """Keeps up, until the link is lost, however soon it is back."""
+        while self._entered:
             self._woken.clear()
             await self._tick()
             if not self._feed.complete:
