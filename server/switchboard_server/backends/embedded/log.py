@@ -40,6 +40,10 @@ GATHER_SECONDS = 0.003
 and each transaction costs as much as serving ten calls."""
 QUIET_SECONDS = 0.00003
 """A turn of the loop that takes longer had something to do."""
+CROWD = 3
+"""Where the last transaction had so many calls, the next waits for the lull to be over, too."""
+LULL_SECONDS = 0.0003
+"""How long that may be: gRPC's own thread hands calls over one by one."""
 GATHER_BYTES = 256 * 1024
 """A transaction waits no further once so much is there for it."""
 MAX_RELEASED = 1000
@@ -74,6 +78,7 @@ class EmbeddedLog:
         gather_seconds: float = 0.0,
     ) -> None:
         self._gather_seconds = gather_seconds
+        self._crowd = 0
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -192,7 +197,9 @@ class EmbeddedLog:
             self._gather(0, 0)
         return waiting.future
 
-    def _gather(self, turns: int, seen: int, began: float = 0.0, last: float = 0.0) -> None:
+    def _gather(
+        self, turns: int, seen: int, began: float = 0.0, last: float = 0.0, active: float = 0.0
+    ) -> None:
         """Waits while every turn of the loop brings more, so that a transaction has much to do.
 
         Made by load, not by time: a lone event waits for two turns, microseconds in an idle hub.
@@ -202,13 +209,18 @@ class EmbeddedLog:
             seen: How many calls were waiting at the last turn.
             began: When it began to wait.
             last: When the last turn was.
+            active: When the loop had something to do.
         """
         waiting, now = len(self._waiting), time.perf_counter()
-        began = began or now
-        more = turns < GATHER_TURNS and (waiting > seen or not turns)
-        busy = bool(turns) and now > last + QUIET_SECONDS and now < began + self._gather_seconds
-        if (more or busy) and self.pending_bytes < GATHER_BYTES:
-            self._loop.call_soon(self._gather, turns + 1, waiting, began, now)
+        if not turns:
+            began = last = active = now
+        more = waiting > seen or not turns
+        if more or now > last + QUIET_SECONDS:
+            active = now
+        patience = LULL_SECONDS if self._crowd >= CROWD else 0.0
+        busy = now <= active + patience and now < began + self._gather_seconds
+        if ((more and turns < GATHER_TURNS) or busy) and self.pending_bytes < GATHER_BYTES:
+            self._loop.call_soon(self._gather, turns + 1, waiting, began, now, active)
         else:
             self._commit()
 
@@ -218,6 +230,7 @@ class EmbeddedLog:
         while self._waiting and size < MAX_COMMIT_BYTES:
             taken.append(self._waiting.popleft())
             size += taken[-1].size
+        self._crowd = len(taken)
         if not taken:
             self._committing = False
             self._idle.set()
