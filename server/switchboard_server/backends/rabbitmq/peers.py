@@ -268,14 +268,6 @@ class Peers:
         self._outboxes.put(term.session, pack(head, body))
         return True
 
-    def tell_all(self, message: object, body: Body = b"") -> None:
-        """Sends a message to all nodes, this one included. It may be lost."""
-        if self._channel is not None:
-            pieces = pack(Head(Kind.TELL, name_of(type(message)), 0, encode(message)), body)
-            self._channel.publish(
-                self._topology.nodes, "", b"".join(pieces), Properties(reply_to=self.session)
-            )
-
     # --- Life --------------------------------------------------------------------------------
 
     async def start(self) -> None:
