@@ -20,7 +20,7 @@ from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.rooms import Room, Totals
 from switchboard_server.core.realtime.wishes import RoomJoin
 
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = 4.5
 """How long a node that says nothing is taken to be alive. Others look every second, so what was its
 is gone within six."""
 RENEW_SECONDS = 1.0
