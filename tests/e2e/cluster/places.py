@@ -213,7 +213,7 @@ class Places:
         except grpc.aio.AioRpcError as error:
             # NOT_FOUND: of a room in which nobody stands yet.
             if error.code() is not grpc.StatusCode.NOT_FOUND:
-                self._tally.note(error)
+                self._tally.note(error, "view")
             return None
 
     async def heard(self, number: int, text: str) -> None:

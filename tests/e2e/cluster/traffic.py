@@ -50,26 +50,30 @@ class Tally:
     lost: Counter[str] = field(default_factory=Counter)
     """Calls that failed because of their connection, or of a hub that is silent, by status."""
 
-    def note(self, error: Exception) -> None:
+    def note(self, error: Exception, what: str) -> None:
         """Counts a failure.
+
+        Args:
+            error: What failed it.
+            what: What failed.
 
         Raises:
             AssertionError: It is none that a client has to expect while something is down.
         """
         if isinstance(error, RefusedError):
-            self.refused[str(error)] += 1
+            self.refused[f"{what}: {error}"] += 1
             return
         assert isinstance(error, grpc.aio.AioRpcError), error
         assert error.code() in _DOWN, error
         reason, _ = reason_of(error)
         if reason:
-            self.refused[reason] += 1
+            self.refused[f"{what}: {reason}"] += 1
         else:
-            self.lost[error.code().name] += 1
+            self.lost[f"{what}: {error.code().name}"] += 1
 
 
 async def keep_on(
-    hubs: Hubs, first: int, tally: Tally, work: Callable[[int], Awaitable[None]]
+    hubs: Hubs, first: int, tally: Tally, what: str, work: Callable[[int], Awaitable[None]]
 ) -> NoReturn:
     """Does something that needs a hub, for ever: at the next one each time it fails.
 
@@ -77,6 +81,7 @@ async def keep_on(
         hubs: The hubs.
         first: The number of the first one.
         tally: Counts the failures.
+        what: What it is.
         work: Does it at the hub of a number.
     """
     number = first
@@ -84,7 +89,7 @@ async def keep_on(
         try:
             await work(number)
         except (grpc.aio.AioRpcError, RefusedError) as error:
-            tally.note(error)
+            tally.note(error, what)
         number = (number + 1) % len(hubs.nodes)
         # Nothing tells when a hub is back.
         await asyncio.sleep(RETRY_SECONDS)
@@ -206,7 +211,10 @@ class Group:
         self.keys: dict[int, str] = {}
         """Its ordering key, where it has one."""
         self.settled: set[int] = set()
-        """What was acknowledged, by an answer."""
+        """What was acknowledged, by an answer, or by a call whose answer was lost and that had to
+        be repeated when the group did not know the delivery any more."""
+        self.outcomes: Counter[str] = Counter()
+        """How many acknowledgements were answered with what."""
         self._moved = asyncio.Event()
 
     @property
@@ -260,6 +268,8 @@ class Worker:
     def __init__(self, hubs: Hubs, group: Group, tally: Tally) -> None:
         self._hubs, self._group, self._tally = hubs, group, tally
         self._waiting: dict[str, int] = {}
+        self._unanswered: set[str] = set()
+        """Acknowledgements that were sent, and whose answer has not come, or never will."""
         self._more = asyncio.Event()
 
     async def work(self, number: int) -> None:
@@ -287,16 +297,22 @@ class Worker:
         while True:
             await self._more.wait()
             ids = list(self._waiting)[:_MOST_ACK_IDS]
-            sequences = [self._waiting[each] for each in ids]
-            self._group.sending(sequences)
+            repeated = self._unanswered.intersection(ids)
+            self._group.sending([self._waiting[each] for each in ids])
+            self._unanswered.update(ids)
             answer = await stub(self._hubs.channel(number)).Acknowledge(
                 event_service_pb2.AcknowledgeRequest(group=self._group.name, ack_ids=ids),
                 timeout=20,
             )
-            outcomes = list(zip(sequences, answer.results, strict=True))
-            self._group.settle([each for each, result in outcomes if result.outcome in _SETTLED])
-            # The others have gone back to the group, and will come again.
-            for each in ids:
-                del self._waiting[each]
+            self._unanswered.difference_update(ids)
+            settled = []
+            for each, result in zip(ids, answer.results, strict=True):
+                sequence = self._waiting.pop(each)
+                self._group.outcomes[event_service_pb2.SettleOutcome.Name(result.outcome)] += 1
+                # What is not settled has gone back to the group, and will come again; that all is
+                # settled in the end, the group itself says.
+                if result.outcome in _SETTLED or each in repeated:
+                    settled.append(sequence)
+            self._group.settle(settled)
             if not self._waiting:
                 self._more.clear()

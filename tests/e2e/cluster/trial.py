@@ -111,25 +111,28 @@ class Trial:
         async with asyncio.TaskGroup() as tasks:
             begun = []
 
-            def keep(first: int, work: Callable[[int], Awaitable[None]]) -> "asyncio.Task[None]":
-                task = tasks.create_task(keep_on(self.hubs, first, self.tally, work))
+            def keep(
+                first: int, what: str, work: Callable[[int], Awaitable[None]]
+            ) -> "asyncio.Task[None]":
+                task = tasks.create_task(keep_on(self.hubs, first, self.tally, what, work))
                 begun.append(task)
                 return task
 
             self._publishing = [
-                keep(at, partial(self._publish, each)) for at, each in enumerate(self.publishers)
+                keep(at, "publish", partial(self._publish, each))
+                for at, each in enumerate(self.publishers)
             ]
             for at, subscriber in enumerate(self.subscribers):
-                keep(at, subscriber.read)
+                keep(at, "subscribe", subscriber.read)
             for at, guest in enumerate(self.places.guests):
-                keep(at, guest.stand)
+                keep(at, "connect", guest.stand)
             for at, instance in enumerate(self.places.instances):
-                keep(at, instance.live)
+                keep(at, "register", instance.live)
             for group in self.groups:
                 for at in range(len(self.hubs.nodes)):
                     worker = Worker(self.hubs, group, self.tally)
-                    keep(at, worker.work)
-                    keep(at + 1, worker.settle)
+                    keep(at, f"work for {group.name}", worker.work)
+                    keep(at + 1, f"settle for {group.name}", worker.settle)
             async with asyncio.timeout(HEAL_SECONDS):
                 await self.events_pass()
             await self.places.agree(HEAL_SECONDS)
@@ -200,7 +203,7 @@ class Trial:
                     event_service_pb2.PublishRequest(event=event), timeout=CALL_SECONDS
                 )
             except grpc.aio.AioRpcError as error:
-                self.tally.note(error)
+                self.tally.note(error, f"probe hub {number + 1}")
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._probes[event.id] = answer.sequence
@@ -245,7 +248,7 @@ class Trial:
             try:
                 progress = (await stub.GetGroup(request, timeout=CALL_SECONDS)).group.progress
             except grpc.aio.AioRpcError as error:
-                self.tally.note(error)
+                self.tally.note(error, "get group")
             else:
                 assert progress.dead_letters == 0, progress
                 if progress.lag_events == 0:
@@ -279,7 +282,7 @@ class Trial:
         read = [len(each.events) for each in self.subscribers]
         groups = ", ".join(
             f"{each.name} has received {len(each.first_ns)} up to {max(each.first_ns, default=0)} "
-            f"and settled {len(each.settled)}"
+            f"and settled {len(each.settled)} of them ({dict(each.outcomes)})"
             for each in self.groups
         )
         last = dict(list(self._probes.items())[-len(self.hubs.nodes) :])
