@@ -9,6 +9,7 @@ import click
 
 from scripts.campaigns.backlog import backlog
 from scripts.campaigns.churn import churn
+from scripts.campaigns.cluster import cluster
 from scripts.campaigns.frames import frames
 from scripts.campaigns.groups import groups
 from scripts.campaigns.kill import kill
@@ -90,6 +91,29 @@ def backlog_command(events: int, seconds: float) -> None:
     """Leave so many events to a group without a member, then to one that reads slowly."""
     with tempfile.TemporaryDirectory(prefix="switchboard-") as folder:
         _run(backlog(Path(folder), events, seconds))
+
+
+@main.command("cluster")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--frozen",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Seconds that a hub is frozen for, once a round.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    help="Events a second of each of the three publishers.",
+)
+@click.option("--single", is_flag=True, help="Kill an embedded hub over and over instead.")
+def cluster_command(rounds: int, frozen: float, rate: float, single: bool) -> None:
+    """Let all that a loaded cluster is made of fail in turn, and check its promises."""
+    with tempfile.TemporaryDirectory(prefix="switchboard-") as folder:
+        _run(cluster(Path(folder), rounds, frozen, rate, single))
 
 
 if __name__ == "__main__":
