@@ -281,6 +281,43 @@ async def test_a_node_that_cannot_reach_redis_comes_back_to_what_the_others_know
         await far.stop()
 
 
+async def test_a_node_that_knows_nothing_is_told_by_one_that_was_cut_off(
+    server: RedisServer,
+) -> None:
+    cluster = Cluster(server.url)
+    async with TcpProxy(server.port) as proxy:
+        far = await cluster.add("far", server.url_at(proxy.port))
+        for number in (1, 2, 3):
+            await far.register(number, check=TCP)
+        await until(lambda: len(far.serving) == 3)
+        known, revision = len(far.changes), far.registry.revision
+        await proxy.cut()
+        server.restart(empty=True)
+        fresh = await cluster.add("fresh")
+        assert fresh.there == {}
+        await fresh.register(9, check=TCP)
+        watcher, early = await fresh.watch(), fresh.registry.revision
+        await proxy.restore()
+        await cluster.settled()
+        await cluster.agreed(lambda node: node.serving == ["i1", "i2", "i3", "i9"])
+        assert [change.key.id for change in far.changes[known:]] == ["i9"]
+        assert fresh.registry.revision > revision + 1_000_000
+        # Who watched all the time knows all in the end, and who comes back begins anew or goes on.
+        shown: set[str] = set()
+        while shown != {"i1", "i2", "i3", "i9"}:
+            item = await fresh.next(watcher)
+            shown |= {entry.instance.spec.id for entry in getattr(item, "entries", ())}
+            shown |= {change.key.id for change in getattr(item, "changes", ())}
+        last = fresh.registry.revision
+        for after, kind in ((revision, Compacted), (early, Compacted), (last - 1, Resumed)):
+            resuming = await fresh.watch(after)
+            assert isinstance(await fresh.next(resuming), kind)
+            await fresh.call(resuming.close)
+        await fresh.call(watcher.close)
+        await far.stop()
+        await fresh.stop()
+
+
 async def test_a_node_whose_link_flickers_is_there_again_each_time(
     server: RedisServer, cluster: Cluster
 ) -> None:

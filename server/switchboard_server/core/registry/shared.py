@@ -1,10 +1,8 @@
 """The registry of a node in a cluster: one place decides for all, and this node follows it."""
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
 from switchboard_server.core.errors import UnavailableError
@@ -26,6 +24,7 @@ from switchboard_server.core.registry.model import (
 from switchboard_server.core.registry.overview import ServicesPage, ServicesQuery
 from switchboard_server.core.registry.ownership import in_charge
 from switchboard_server.core.registry.ports import Prober
+from switchboard_server.core.registry.reaching import Reaching
 from switchboard_server.core.registry.registry import (
     DEFAULT_HEARTBEAT,
     SETTLE_SECONDS,
@@ -46,8 +45,6 @@ from switchboard_server.core.registry.targets import target_of
 from switchboard_server.core.registry.validation import normalise
 from switchboard_server.core.registry.watching import Watcher
 
-REACH_SECONDS = 1.0
-"""How long an answer waits until this node has heard of what it did itself."""
 ANNOUNCING = "announcements of the registry"
 """What the node is in charge of that publishes changes as events."""
 
@@ -89,8 +86,7 @@ class SharedRegistry(Registry):
         self._inspector = Inspector(store, self._checker, self._replica)
         self._publish: Publish | None = None
         self._retired: asyncio.Task[None] | None = None
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._numbers = count()
+        self._reaching = Reaching()
         self._loaded = False
         self.outage: str | None = None
         self.problem = "the registry is not loaded yet"
@@ -160,7 +156,7 @@ class SharedRegistry(Registry):
         self._may_remove(key, principal)
         self._admit_writers()
         revision = await self._store.remove(key)
-        await self._reach(revision)
+        await self._reaching.wait(revision)
         return revision
 
     async def set_status(
@@ -217,8 +213,6 @@ class SharedRegistry(Registry):
         await self._holds.close(SETTLE_SECONDS)
         await self._announce_no_more()
         await self._store.close()
-        for _, _, waiter in self._waiters:
-            waiter.cancel()
 
     # What the store tells; see `SharedHandler`.
 
@@ -227,24 +221,24 @@ class SharedRegistry(Registry):
     ) -> None:
         """See `SharedHandler.loaded`."""
         now = self.now()
-        if self._announcer is not None:
-            self._announcer.begin_anew(changes[0].revision - 1 if changes else revision)
         differences = self._replica.load(revision, records, now)
-        known = [self._replica.told(each, now) for each in changes]
-        self._watchers.begin(revision, known)
+        self._begin_anew(revision, [self._replica.told(each, now) for each in changes])
         for change, entry in differences:
             self._tell_followers(change, entry)
         for entry in self._replica.entries():
             self._follow(entry)
         self._loaded = True
         self._say(None)
-        self._wake_waiters()
+        self._reaching.reached(self.revision)
 
     def changed(self, change: SharedChange) -> None:
         """See `SharedHandler.changed`."""
         key = change.record.instance.key
         before = self._replica.entry(key)
         address = None if before is None else before.instance.spec.address
+        if change.revision != self.revision + 1:
+            # Revisions have jumped, because others have put back what this node never knew.
+            self._begin_anew(change.revision - 1, ())
         told, entry = self._replica.apply(change, self.now())
         moved = entry is before and entry.instance.spec.address != address
         if moved and isinstance(entry.holder, SharedLease):
@@ -256,7 +250,7 @@ class SharedRegistry(Registry):
         else:
             self._holds.forget(entry)
             self._inspector.forget(entry)
-        self._wake_waiters()
+        self._reaching.reached(self.revision)
 
     def touched(self, record: Record) -> None:
         """See `SharedHandler.touched`."""
@@ -380,6 +374,17 @@ class SharedRegistry(Registry):
         self._replica.touch(record, self.now())
         return entry
 
+    def _begin_anew(self, revision: int, changes: Sequence[Change]) -> None:
+        """Goes on from a revision to which nothing leads from what is known.
+
+        Args:
+            revision: The revision.
+            changes: The last ones up to it, without a gap.
+        """
+        if self._announcer is not None:
+            self._announcer.begin_anew(changes[0].revision - 1 if changes else revision)
+        self._watchers.begin(revision, changes)
+
     def _say(self, problem: str | None) -> None:
         if self.problem != problem:
             self.problem = problem
@@ -399,20 +404,5 @@ class SharedRegistry(Registry):
 
     async def _reached(self, record: Record) -> SharedEntry:
         """The instance as this node knows it when it has heard of a write that it did itself."""
-        await self._reach(record.instance.revision)
+        await self._reaching.wait(record.instance.revision)
         return self._replica.entry(record.instance.key) or SharedEntry(record, self.now())
-
-    async def _reach(self, revision: int) -> None:
-        if self._replica.revision >= revision:
-            return
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        heapq.heappush(self._waiters, (revision, next(self._numbers), waiter))
-        # It is done in any case; so an answer comes, even if this node does not hear of it in time.
-        await asyncio.wait([waiter], timeout=REACH_SECONDS)
-        waiter.cancel()
-
-    def _wake_waiters(self) -> None:
-        while self._waiters and self._waiters[0][0] <= self._replica.revision:
-            _, _, waiter = heapq.heappop(self._waiters)
-            if not waiter.done():
-                waiter.set_result(None)
