@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from switchboard_server.backends.rabbitmq.log import ClusterLogSettings
+from switchboard_server.core.errors import UnavailableError
 from tests.integration.cluster_load import Load, Member, caught_up
 from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import LogNode, a_prefix
+from tests.support.events import some
 from tests.support.proxy import TcpProxy
 
 PATIENT = ClusterLogSettings(timeout=60)
@@ -111,3 +113,64 @@ async def test_a_sequencer_that_is_cut_off_is_replaced_and_what_it_still_writes_
             await caught_up(members)
             assert load.failed == []
             load.check()
+
+
+async def test_while_rabbitmq_is_away_appends_fail_in_time_and_say_what_became_of_them(
+    rabbit: RabbitServer,
+) -> None:
+    async with TcpProxy(rabbit.port) as proxy:
+        settings = ClusterLogSettings(timeout=2)
+        member = Member(LogNode(rabbit.url_at(proxy.port), a_prefix(), settings=settings))
+        log = member.node.log
+        await member.node.open(member.told)
+        assert (await log.append(some("a"))).first == 1
+        await proxy.cut()
+        await member.told.until(lambda told: bool(told.problems))
+        assert "the log cannot be reached: RabbitMQ: " in str(member.told.problems[0])
+        waiting = log.append(some("b"))
+        assert log.pending_bytes == 1
+        with pytest.raises(UnavailableError, match=r"within 2 s .*; nothing was stored") as caught:
+            await waiting
+        assert caught.value.reason == "LOG_UNAVAILABLE"
+        for call in (log.append(some("b")), log.read(0, 1), log.sequence_before(1)):
+            with pytest.raises(UnavailableError):
+                await call
+        assert log.pending_bytes == 0
+        await proxy.restore()
+        await member.told.until(lambda told: told.problems[-1] is None)
+        assert (await log.append(some("c"))).first == 2
+        assert member.bodies == ["a", "c"]
+        await member.node.close()
+
+
+async def test_who_has_read_further_than_a_lost_stream_goes_makes_numbers_go_on_after_that(
+    rabbit: RabbitServer,
+) -> None:
+    prefix = a_prefix()
+    async with TcpProxy(rabbit.port) as proxy:
+        old = Member(LogNode(rabbit.url_at(proxy.port), prefix, settings=PATIENT))
+        await old.node.open(old.told)
+        for number in range(5):
+            await old.node.log.append(some(f"old {number}"))
+        log_id = old.node.log.log_id
+        await proxy.cut()
+        operator = LogNode(rabbit.url, prefix)
+        await operator.link.start()
+        await operator.link.wait_connected(10)
+        await (await operator.link.channel()).delete_queue(operator.topology.log)
+        await operator.link.close()
+        new = Member(LogNode(rabbit.url, prefix, settings=PATIENT))
+        await new.node.open(new.told)
+        assert (await new.node.log.append(some("new"))).first == 1
+        await proxy.restore()
+        await old.told.until(lambda told: told.problems[-1] is None)
+        appended = await old.node.log.append(some("later"))
+        assert appended.first > 5
+        await new.told.until(lambda told: told.batches[-1].last == appended.first)
+        assert old.node.log.log_id == new.node.log.log_id != log_id
+        assert old.bodies[-1] == new.bodies[-1] == "later"
+        assert old.sequences == sorted(set(old.sequences))
+        result = await new.node.log.read(1, 1)
+        assert result.lost == (2, appended.first - 1)
+        await old.node.close()
+        await new.node.close()

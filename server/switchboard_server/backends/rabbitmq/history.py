@@ -141,11 +141,11 @@ class History:
             return window.last
         spot, following = self.index.around_time(time_ns)
         start = await self._narrow(spot, following, lambda each: each.time_ns < time_ns)
-        async with aclosing(self._batches_from(start, window.last)) as batches:
-            async for batch in batches:
-                if batch.time_ns >= time_ns:
+        async with aclosing(self._readings(start, window.last)) as readings:
+            async for reading in readings:
+                if reading.columns.time_ns >= time_ns:
                     break
-                before = max(before, batch.last)
+                before = max(before, reading.columns.last)
         return before
 
     async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
@@ -156,10 +156,10 @@ class History:
             return found
         spot, following = self.index.around_time(since_ns)
         start = await self._narrow(spot, following, lambda each: each.time_ns < since_ns)
-        async with aclosing(self._batches_from(start, window.last)) as batches:
-            async for batch in batches:
-                if batch.time_ns >= since_ns and batch.first >= window.first:
-                    found.extend(_ids_of(batch))
+        async with aclosing(self._readings(start, window.last)) as readings:
+            async for reading in readings:
+                if reading.columns.time_ns >= since_ns and reading.columns.first >= window.first:
+                    found.extend(_ids_of(reading.columns))
         return found
 
     async def released_since(self, after: int) -> set[int]:
@@ -173,11 +173,9 @@ class History:
         if max(after + 1, window.first) > window.last:
             return found
         start = await self._offset_of(max(after + 1, window.first))
-        async with self._reader.scan(max(start, self.first_offset)) as scan:
-            async for reading in self._records(scan):
+        async with aclosing(self._readings(start, window.last)) as readings:
+            async for reading in readings:
                 found.update(reading.columns.released)
-                if reading.columns.last >= window.last:
-                    break
         return found
 
     async def _batches(self, first: int, last: int) -> AsyncGenerator[Batch, None]:
@@ -189,14 +187,19 @@ class History:
                     yield batch
 
     async def _batches_from(self, start: int, last: int) -> AsyncGenerator[Batch, None]:
-        """The batches from an offset on, up to that which holds or passes a sequence."""
-        async with self._reader.scan(max(start, self.first_offset)) as scan:
-            async for reading in self._records(scan):
-                if reading.columns.first > last:
-                    return
+        """The batches from an offset on, up to that which holds a sequence."""
+        async with aclosing(self._readings(start, last)) as readings:
+            async for reading in readings:
                 for batch in reading.batches():
                     if batch.first <= last:
                         yield batch
+
+    async def _readings(self, start: int, last: int) -> AsyncGenerator[_Reading, None]:
+        """What counts from an offset on, up to what holds or passes a sequence."""
+        async with self._reader.scan(max(start, self.first_offset)) as scan:
+            async for reading in self._records(scan):
+                if reading.columns.first <= last:
+                    yield reading
                 if reading.columns.last >= last:
                     return
 
@@ -257,9 +260,10 @@ class History:
         return None
 
 
-def _ids_of(batch: Batch) -> list[RecentId]:
+def _ids_of(columns: Columns) -> list[RecentId]:
     return [
-        RecentId(batch.route(index).source_service, each, batch.first + index, batch.time_ns)
+        RecentId(batch.route(index).source_service, each, batch.first + index, columns.time_ns)
+        for batch in columns.batches
         for index, each in sorted(batch.ids.items())
     ]
 

@@ -289,8 +289,7 @@ class ClusterLog:
         await self._sequencer.drained()
 
     async def _lost(self, term: Term) -> None:
-        if self._sequencer.term is term:
-            self._sequencer.end()
+        self._sequencer.end(term)
         await self._schedule.end()
 
     def _known(self, drafts: Drafts) -> Mapping[int, int]:

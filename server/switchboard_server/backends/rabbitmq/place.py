@@ -63,7 +63,7 @@ class Place:
         """Moves on over a marker."""
         if self.log_id and marker.log_id != self.log_id:
             return Verdict.FOREIGN
-        same = marker.epoch == self.epoch and marker.nonce == self.nonce
+        same = marker.epoch == self.epoch and self.nonce in ("", marker.nonce)
         if marker.epoch <= self.epoch and not same:
             return Verdict.STALE
         self.log_id, self.epoch = marker.log_id, marker.epoch

@@ -83,6 +83,11 @@ class BatchColumns(msgspec.Struct, array_like=True):
     expiries: dict[int, int | str] = {}
     correlation_ids: dict[int, str] = {}
 
+    def route(self, index: int) -> Route:
+        """The route of one event."""
+        at = self.route_of[2 * index : 2 * index + 2]
+        return self.routes[int.from_bytes(at, "little")]
+
 
 class Answers(msgspec.Struct, array_like=True):
     """Consecutive requests of a node that events answer."""

@@ -273,12 +273,12 @@ class Schedule:
         rows: list[_Row] = []
         while self._due and self._due[0][0] <= now and len(rows) < MAX_RELEASED:
             row = self._rows.get(heappop(self._due)[1])
-            if row is not None:
+            if row is not None and row.row not in self._releasing:
+                self._releasing.add(row.row)
                 rows.append(row)
         if not rows:
             self._arm()
             return
-        self._releasing.update(row.row for row in rows)
         await journal.append(_encode(Begun([row.row for row in rows], self._last())))
         for row in rows:
             self._sequencer.add(

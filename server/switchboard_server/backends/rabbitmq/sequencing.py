@@ -177,6 +177,7 @@ class Sequencer:
         self._time = LogTime(self._clock, place.time_ns)
         self.epoch = epoch
         self.term = term
+        term.on_end(lambda: self.end(term))
         _logger.info("events are numbered here from %d on, term %d", self._next, epoch)
 
     async def drained(self) -> None:
@@ -185,10 +186,11 @@ class Sequencer:
             self._idle = self._loop.create_future()
             await self._idle
 
-    def end(self) -> None:
+    def end(self, term: Term) -> None:
         """Numbers no more. Those whose requests wait send them to the next."""
-        self.term = None
-        self._reset()
+        if self.term is term:
+            self.term = None
+            self._reset()
 
     def marked(self, marker: Marker) -> None:
         """Takes notice that a marker was read, whatever it did."""
@@ -266,8 +268,7 @@ class Sequencer:
             self._idle.set_result(None)
         for batch in columns.batches if self._keys else ():
             for index, each in batch.ids.items():
-                route = batch.routes[_number(batch.route_of, index)]
-                self._keys.pop((route.source_service, each), None)
+                self._keys.pop((batch.route(index).source_service, each), None)
 
     def missed(self, columns: Columns) -> None:
         """Takes notice that a record does not count, which was this term's: one before is lost."""
@@ -421,10 +422,6 @@ class Sequencer:
         return term.publish(
             "", self._topology.log, encode_marker(marker), properties, mandatory=True
         )
-
-
-def _number(route_of: bytes, index: int) -> int:
-    return int.from_bytes(route_of[2 * index : 2 * index + 2], "little") if route_of else 0
 
 
 def _answers(entries: Sequence[Entry]) -> list[Answers]:
