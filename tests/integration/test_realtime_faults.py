@@ -17,7 +17,7 @@ from switchboard_server.core.realtime.wishes import (
 )
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
-from tests.support.realtime_nodes import PATIENCE, Node, eventually, nodes
+from tests.support.realtime_nodes import PATIENCE, Member, Node, eventually, nodes
 
 
 @pytest.fixture
@@ -253,6 +253,29 @@ async def test_a_dead_nodes_connections_vanish_within_its_lease(server: RedisSer
 
 async def _only(node: Node, *names: str) -> bool:
     return list((await node.sees())["connections"]) == list(names)
+
+
+async def test_nobody_hears_of_joins_when_a_redis_comes_back_empty(server: RedisServer) -> None:
+    async with nodes([server.url]) as made:
+        one, two = made
+        watcher = await one.connect("watcher", "eve", RoomJoin("hall", None, True))
+        await two.connect("bob", "bob", "hall")
+        await watcher.until(lambda _: isinstance(watcher.items[-1], PresenceNotice))
+        server.restart(empty=True)
+        await down(one, two)
+        await up(one, two)
+        await agreed(made, "hall")
+        await two.connect("new", "bob", "hall")
+        await watcher.until(lambda _: len(_joined(watcher)) > 1)
+        assert _joined(watcher) == ["bob", "new"]
+        last = watcher.items[-1]
+        assert isinstance(last, PresenceNotice)
+        assert (last.connections, last.users) == (3, 2)
+
+
+def _joined(member: Member) -> list[str]:
+    notices = [item for item in member.items if isinstance(item, PresenceNotice)]
+    return [each.client_id for notice in notices for each in notice.joined]
 
 
 async def test_a_node_that_was_taken_for_dead_says_again_what_it_has(server: RedisServer) -> None:

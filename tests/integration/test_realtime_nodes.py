@@ -332,3 +332,20 @@ async def test_a_door_that_goes_while_its_connection_is_opened_leaves_nothing(
                 one.hub.close(opening.result())
         await eventually(lambda: _lists(two, []))
         assert (await two.sees("chat-1"))["users"] == {}
+
+
+async def test_a_join_that_is_given_up_leaves_nothing(redis: RedisServer) -> None:
+    async with nodes([redis.url]) as (one, two):
+        ann = await one.connect("ann", "ann")
+        for ticks in range(10):
+            for room in ("hall", "chat-1"):
+                joining = asyncio.create_task(one.hub.join_room("ann", RoomJoin(room), ANONYMOUS))
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                joining.cancel()
+                await asyncio.wait([joining])
+                stands = room in ann.connection.rooms
+                await one.link.call("PING")
+                seen = await two.sees(room)
+                assert (room in seen) == stands
+                await one.hub.leave_room("ann", room, ANONYMOUS)

@@ -26,6 +26,7 @@ from switchboard_server.core.realtime.wishes import BroadcastWish
 CATCH_UP_BYTES = 8 * 1024 * 1024
 """About how much is read at once of what was missed; rooms beyond it are interrupted."""
 CATCH_UP_ROOMS = 2000
+RETRY_SECONDS = 0.5
 MAX_QUEUED = 10_000
 """Most messages that wait while this node catches up."""
 
@@ -249,19 +250,28 @@ class Lines:
         return handed
 
     async def _catch_up(self) -> None:
-        try:
-            while True:
-                self._again = False
-                lines = {room: line for room, line in self._lines.items() if line.epoch}
-                names = list(lines)
-                for start in range(0, len(names), CATCH_UP_ROOMS):
-                    await self._read({name: lines[name] for name in names[start:][:CATCH_UP_ROOMS]})
-                if not self._again and self._drained():
-                    break
-        except (LinkError, SweptError) as error:
-            # The link comes back, or the node does, and then this is done again.
-            _logger.debug("catching up: %r", error)
-            return
+        while self._desk.link.up:
+            try:
+                await self._caught_up()
+            except (LinkError, SweptError) as error:
+                # The link comes back, and then this is done again; or Redis is short of something.
+                _logger.debug("catching up: %r", error)
+            except Exception:
+                _logger.exception("catching up with rooms has failed; trying again")
+            else:
+                return
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _caught_up(self) -> None:
+        """Reads what was missed, and hands out what has waited."""
+        while True:
+            self._again = False
+            lines = {room: line for room, line in self._lines.items() if line.epoch}
+            names = list(lines)
+            for start in range(0, len(names), CATCH_UP_ROOMS):
+                await self._read({name: lines[name] for name in names[start:][:CATCH_UP_ROOMS]})
+            if not self._again and self._drained():
+                break
         self._behind = False
         self._brought.clear()
 

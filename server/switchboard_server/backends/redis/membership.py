@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
@@ -58,6 +59,9 @@ class Membership:
         self._enter, self._leave = map(script, (lua.ENTER, lua.LEAVE))
         self._tokens: dict[Connection, str] = {}
         self._holders: dict[str, Connection] = {}
+        # Who is about to stand where: how often, and since when, watching, and with what history.
+        self._entering: dict[tuple[Connection, str], list[Argument]] = {}
+        self._entries: Counter[tuple[Connection, str]] = Counter()
         self._counter = count(1)
         self._life = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,16 +113,18 @@ class Membership:
             SweptError: See there.
         """
         place = join.recover_after
+        ttl = "" if policy is None else policy.ttl_ns // MS
+        stand: list[Argument] = [join.room, now_ns, int(join.presence_notices), ttl]
+        key = connection, join.room
+        self._entering[key] = stand
+        self._entries[key] += 1
         try:
             return await self._desk.run(
                 self._enter,
                 connection.client_id,
                 self._tokens.get(connection, ""),
                 connection.user,
-                join.room,
-                now_ns,
-                int(join.presence_notices),
-                "" if policy is None else policy.ttl_ns // MS,
+                *stand,
                 secrets.token_hex(6),
                 "" if place is None else place.epoch,
                 0 if place is None else place.offset,
@@ -126,6 +132,25 @@ class Membership:
         except (LinkError, SweptError):
             self._unsure = True
             raise
+        finally:
+            # After the caller, who goes on at once, has had it stand there.
+            asyncio.get_running_loop().call_soon(self._entered, connection, join.room)
+
+    def give_up(self, connection: Connection, room: str) -> None:
+        """Takes back `enter` for a connection that does not stand there after all."""
+        token = self._tokens.get(connection, "")
+        if self._entries[connection, room] > 1:
+            # Somebody else is about to have it stand there, and gives up as well or does not.
+            return
+        if token and room not in connection.rooms and self._desk.link.up:
+            args = (connection.client_id, token, connection.user, room)
+            self._tell(lambda _: None, self._leave, *args)
+
+    def _entered(self, connection: Connection, room: str) -> None:
+        key = connection, room
+        self._entries[key] -= 1
+        if not self._entries[key]:
+            del self._entries[key], self._entering[key]
 
     def leave(self, connection: Connection, room: Room, member: Member) -> None:
         """See `Neighbours.leave`."""
@@ -141,8 +166,10 @@ class Membership:
 
     def link_up(self, life: str) -> None:
         """Redis can be used: everything is told again."""
+        # Nobody was told that they left, where all of it was lost.
+        quiet = bool(self._life) and self._life != life
         self._life = life
-        self._state_anew()
+        self._state_anew(quiet=quiet)
 
     async def keep_alive(self) -> None:
         """Renews the lease, until cancelled."""
@@ -193,14 +220,19 @@ class Membership:
             connection.connect_time_ns,
         ]
 
-    def _state_anew(self) -> None:
-        """Tells Redis of every connection as it is now, before anything that happens later."""
+    def _state_anew(self, *, quiet: bool = False) -> None:
+        """Tells Redis of every connection as it is now, before anything that happens later.
+
+        Args:
+            quiet: No watcher is to hear of it.
+        """
         self._unsure = False
         try:
             begun = self._desk.begin(self._begin, int(LEASE_SECONDS * 1000), self._life)
             stated = [
-                (each, self._desk.begin(self._restate, *self._card(each), *self._standing(each)))
+                (each, self._desk.begin(self._restate, *self._card(each), *standing))
                 for each in list(self._floor.directory.connections.values())
+                for standing in (self._standing(each, quiet=quiet),)
             ]
         except LinkError as error:
             _logger.debug("stating the connections: %s", error.problem)
@@ -213,12 +245,15 @@ class Membership:
         task.add_done_callback(self._tasks.discard)
         self._restated()
 
-    def _standing(self, connection: Connection) -> list[Argument]:
-        args: list[Argument] = [secrets.token_hex(6)]
+    def _standing(self, connection: Connection, *, quiet: bool) -> list[Argument]:
+        args: list[Argument] = [secrets.token_hex(6), int(quiet)]
         for room in connection.rooms.values():
             watches = int(connection in room.watchers)
             ttl = "" if room.policy is None else room.policy.ttl_ns // MS
             args += [room.name, room.members[connection].join_time_ns, watches, ttl]
+        for (entering, name), stand in self._entering.items():
+            if entering is connection and name not in connection.rooms:
+                args += stand
         return args
 
     async def _settle(
@@ -231,8 +266,10 @@ class Membership:
                 verdict, *totals = await answer(stating)
                 if verdict in (b"denied", b"replaced"):
                     self._lost_name(connection, denied=verdict == b"denied")
-                for room, heard in zip(list(connection.rooms.values()), totals, strict=False):
-                    room.heard(read_totals(heard))
+                for name, *heard in totals:
+                    room = connection.rooms.get(name.decode())
+                    if room is not None:
+                        room.heard(read_totals(heard))
             known = set(self._holders)
             for client_id, token in zip(found[::2], found[1::2], strict=True):
                 if token.decode() not in known:

@@ -139,8 +139,17 @@ class RedisNeighbours:
         self, connection: Connection, join: RoomJoin, policy: HistoryPolicy | None, now_ns: int
     ) -> Entry:
         """See `Neighbours.enter`."""
-        if policy is None:
-            return await self._enter_plain(connection, join, now_ns)
+        try:
+            if policy is None:
+                return await self._enter_plain(connection, join, now_ns)
+            return await self._enter_kept(connection, join, policy, now_ns)
+        except BaseException:
+            self._membership.give_up(connection, join.room)
+            raise
+
+    async def _enter_kept(
+        self, connection: Connection, join: RoomJoin, policy: HistoryPolicy, now_ns: int
+    ) -> Entry:
         if not self._link.up:
             raise unavailable(self._link.problem or "the room's history cannot be reached")
         line = self._lines.entering(join.room)

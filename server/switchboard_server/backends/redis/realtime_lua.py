@@ -155,25 +155,25 @@ local function totals(room)
           call('HLEN', k('u', room))}
 end
 -- Tells the nodes with watchers, but one, who came or went.
-local function changed(room, before, after, but)
+local function changed(room, before, after, but, quiet)
   local version = call('INCR', B .. 'seq')
   if call('EXISTS', k('m', room)) == 1 then call('HSET', k('r', room), 'v', version) end
   local nodes = call('HKEYS', k('w', room))
-  if #nodes == 0 then return end
+  if #nodes == 0 or quiet then return end
   local body = 'p' .. cjson.encode({room, digits(version), call('ZCARD', k('m', room)),
     call('HLEN', k('u', room)), before, after})
   for _, node in ipairs(nodes) do
     if node ~= but then call('PUBLISH', CHANNEL .. node, body) end
   end
 end
-local function stand(node, id, user, room, since, watch)
+local function stand(node, id, user, room, since, watch, quiet)
   if call('ZADD', k('m', room), 0, id) == 1 then
     call('HINCRBY', k('n', room), node, 1)
     if user ~= '' then call('HINCRBY', k('u', room), user, 1) end
     if call('HSETNX', k('r', room), 't', since) == 1 then call('ZADD', B .. 'rooms', 0, room) end
     call('HSET', k('c', id), 'r:' .. room, since)
     if watch == '1' then call('HSET', k('w', room), node, 1) end
-    changed(room, false, {id, user, since}, NODE)
+    changed(room, false, {id, user, since}, NODE, quiet)
   elseif watch == '1' then
     call('HSET', k('w', room), node, 1)
   end
@@ -339,13 +339,14 @@ RESTATE = (
 local id, token, user, at = ARGV[4], ARGV[5], ARGV[6], now()
 local verdict = admit(id, token, user, ARGV[7], ARGV[8], ARGV[9], ARGV[10], false, at)
 if verdict == 'denied' or verdict == 'replaced' then return {verdict} end
-local fresh, wanted, answer = ARGV[11], {}, {verdict}
-for i = 12, #ARGV, 4 do
+local fresh, quiet, wanted, answer = ARGV[11], ARGV[12] == '1', {}, {verdict}
+for i = 13, #ARGV, 4 do
   local room, since, watch, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   wanted[room] = true
-  stand(NODE, id, user, room, since, watch)
+  stand(NODE, id, user, room, since, watch, quiet)
   if ttl ~= '' then hold(room, ttl, fresh, since, at) end
-  answer[#answer + 1] = totals(room)
+  local found = totals(room)
+  answer[#answer + 1] = {room, found[1], found[2], found[3]}
 end
 for _, field in ipairs(call('HKEYS', k('c', id))) do
   if string.sub(field, 1, 2) == 'r:' and not wanted[string.sub(field, 3)] then
@@ -355,9 +356,9 @@ end
 return answer
 """
 )
-"""Args: as of ADMIT, a fresh epoch, and for each room its name, when the connection joined, whether
-it watches, and how long a message is kept ("": never). Returns "new", "known", "denied" or
-"replaced", and for each room its totals."""
+"""Args: as of ADMIT, a fresh epoch, whether no watcher is to hear of it, and for each room its
+name, when the connection joined, whether it watches, and how long a message is kept ("": never).
+Returns "new", "known", "denied" or "replaced", and for each room its name and its totals."""
 
 PART = (
     _SHARED
