@@ -224,11 +224,14 @@ class Floor:
         gathering = room.gathering
         if gathering is None or gathering.told:
             gathering = room.gathering = Gathering(room)
-            number = next(self.numbers)
-            for watcher in room.watchers:
-                self._rounds.catch_up(watcher)
-                if not watcher.outbox.notify(number, gathering):
-                    self._full.append(watcher)
+            to_ask = room.watchers
+        else:
+            to_ask, gathering.late = gathering.late, {}
+        number = next(self.numbers)
+        for watcher in to_ask:
+            self._rounds.catch_up(watcher)
+            if not watcher.outbox.notify(number, watcher, gathering):
+                self._full.append(watcher)
         gathering.add(who.client_id, before, now)
 
     def deliver(self, message: Message, wish: BroadcastWish, kept: Mapping[str, Delivered]) -> int:

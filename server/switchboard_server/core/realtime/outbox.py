@@ -5,12 +5,18 @@ told. When only such wait as a history can bring back, or words about the connec
 good: the connection has to come back and recover.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from switchboard_server.core.realtime.items import Dropped, Item, Joined, Left, Started
 from switchboard_server.core.realtime.messages import Delivered
 from switchboard_server.core.realtime.notices import Gathering, Waiting
+
+if TYPE_CHECKING:
+    from switchboard_server.core.realtime.connection import Connection
 
 WORD_BYTES = 256
 """What a word about the connection costs, about."""
@@ -160,7 +166,7 @@ class Outbox:
         if messages:
             self._add(_Replay(messages))
 
-    def notify(self, number: int, gathering: Gathering) -> bool:
+    def notify(self, number: int, watcher: Connection, gathering: Gathering) -> bool:
         """Takes what is to change in a room, together with what waits to be told of it.
 
         Returns:
@@ -173,7 +179,7 @@ class Outbox:
             return self._make_room(0, 0)
         if not self._make_room(1, WORD_BYTES):
             return False
-        waiting = self._notices[name] = Waiting(number, gathering, WORD_BYTES)
+        waiting = self._notices[name] = Waiting(number, watcher, gathering, WORD_BYTES)
         self._bytes += WORD_BYTES
         self._add(waiting)
         return True

@@ -112,12 +112,15 @@ class Room:
         if connection not in self.watchers:
             self.watchers[connection] = None
             # What is gathered so far, itself included, is not for it.
-            self.gathering = None
+            if self.gathering is not None:
+                self.gathering.late[connection] = None
 
     def unwatch(self, connection: Connection) -> None:
         """Takes back `watch`."""
         if connection in self.watchers:
             del self.watchers[connection]
+            if self.gathering is not None:
+                self.gathering.late.pop(connection, None)
             connection.outbox.forget_notice(self.name)
 
 
