@@ -1,8 +1,11 @@
 """`scripts/cluster` runs a cluster to try, and leaves nothing behind."""
 
+import asyncio
+import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +13,9 @@ from pathlib import Path
 import grpc
 import psutil
 
-from switchboard.v1 import event_pb2, event_service_pb2
-from tests.e2e.load import PATIENCE, list_events, stub, until
+from tests.e2e.load import PATIENCE, list_events, until
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster"
 
 
@@ -40,6 +43,21 @@ def read_until(process: subprocess.Popen[str], end: str) -> str:
     raise AssertionError(f"it ended before it said {end!r}:\n{text}")
 
 
+def run_program(url: str) -> str:
+    """Runs the program of the README that speaks AMQP, and returns what it prints."""
+    section = README.partition("## Growing past one machine\n")[2].partition("\n## ")[0]
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "RABBITMQ_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
 async def test_it_runs_what_its_session_shows_and_stops_all_of_it(tmp_path: Path) -> None:
     with cluster("--folder", str(tmp_path)) as process:
         session = read_until(process, "Ctrl+C stops all of it")
@@ -49,17 +67,19 @@ async def test_it_runs_what_its_session_shows_and_stops_all_of_it(tmp_path: Path
         hubs = sorted(set(re.findall(r"127\.0\.0\.1:\d+(?= switchboard\.v1)", session)))
         assert len(hubs) == 3
 
+        exchanged = await asyncio.to_thread(run_program, re.findall(r"amqp://\S+", session)[0])
+        assert re.fullmatch(r"\d+ order\.created order-1\n", exchanged), exchanged
+
         victim = int(re.findall(r"hub-2: (\d+)", session)[0])
         psutil.Process(victim).kill()
         assert "hub-2 has ended with code -9" in read_until(process, "hub-2 is back")
-        async with grpc.aio.insecure_channel(hubs[0]) as channel:
-            event = event_pb2.Event(type="order.created", source_service="shop")
-            await stub(channel).Publish(event_service_pb2.PublishRequest(event=event))
+        for address in hubs:
+            async with grpc.aio.insecure_channel(address) as channel:
 
-            async def listed() -> bool:
-                return bool(await list_events(channel))
+                async def listed() -> bool:
+                    return [each.id for each in await list_events(channel)] == ["order-1"]
 
-            await until(listed, "the event")
+                await until(listed, "the event")
 
         process.send_signal(signal.SIGINT)
         text = read_until(process, "Stopping all of it")
