@@ -7,7 +7,11 @@ from contextlib import suppress
 
 from switchboard_server.core.cluster.messages import Delivery, Ended, Failure, Word
 from switchboard_server.core.cluster.ports import Carrier
-from switchboard_server.core.errors import ResourceExhaustedError, SwitchboardError
+from switchboard_server.core.errors import (
+    ResourceExhaustedError,
+    SwitchboardError,
+    UnavailableError,
+)
 from switchboard_server.core.groups.entries import Entry
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.moving import MovedError
@@ -133,6 +137,9 @@ class Guest:
             return
         error = task.exception()
         if error is not None and not isinstance(error, _NodeGoneError):
+            failure = UnavailableError("INTERNAL", "the node that has the group has a defect")
+            with suppress(ResourceExhaustedError):
+                self._carrier.tell(self._address, Ended(self._session, Failure.of(failure)))
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a member's stream failed", "exception": error, "task": task}
             )

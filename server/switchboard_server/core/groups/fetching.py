@@ -1,5 +1,6 @@
 """Reads single events of a log that only reads ranges, and dearly."""
 
+import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -31,10 +32,20 @@ class Fetcher:
         self._kept: OrderedDict[int, Batch] = OrderedDict()
         self._firsts: list[int] = []
         self._size = 0
+        self._reading = asyncio.Lock()
 
     async def read_each(self, sequences: Sequence[int]) -> Found:
         """See `GroupStore.read_each`."""
         found: dict[int, Batch] = {}
+        wanted = self._at_hand(sequences, found)
+        if wanted:
+            # One after the other: groups that are taken up together want the same.
+            async with self._reading:
+                await self._read(self._at_hand(wanted, found), found)
+        return Found(found)
+
+    def _at_hand(self, sequences: Sequence[int], found: dict[int, Batch]) -> list[int]:
+        """Finds what need not be read; returns the rest."""
         wanted: list[int] = []
         for sequence in sequences:
             batch = self._events.tail.find(sequence) or self._recall(sequence)
@@ -42,6 +53,9 @@ class Fetcher:
                 wanted.append(sequence)
             else:
                 found[sequence] = batch
+        return wanted
+
+    async def _read(self, wanted: list[int], found: dict[int, Batch]) -> None:
         at = 0
         while at < len(wanted):
             result = await self._events.log.read(wanted[at] - 1, RANGE_BYTES)
@@ -54,7 +68,6 @@ class Fetcher:
                 found.update(dict.fromkeys(wanted[start:stop], batch))
                 read = max(read, batch.last)
             at = bisect_right(wanted, read)
-        return Found(found)
 
     def _recall(self, sequence: int) -> Batch | None:
         place = bisect_right(self._firsts, sequence) - 1

@@ -120,7 +120,7 @@ class Group:
         self._tell_lost(await self.burial.restore(self._restored.open, self._around.clock()))
         del self._restored
         await self.burial.look()
-        await self._reader.look()
+        await self._reader.look(self._around.store)
         self._reader.audience.wait(self)
         if not self.idle_since_ns:
             self._note_idle()
@@ -138,7 +138,7 @@ class Group:
         self._stop(error or UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
         try:
             await self._saver.save_place()
-        except UnavailableError as failure:
+        except (UnavailableError, MovedError) as failure:
             _logger.warning("the state of group %r is not saved: %s", self.record.name, failure)
 
     def keep(self) -> None:

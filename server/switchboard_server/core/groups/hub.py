@@ -52,6 +52,8 @@ EXTENSION_BOUNDS_NS = (SECOND_NS, 12 * 3600 * SECOND_NS)
 """How far a deadline can be moved from now, in nanoseconds."""
 KEEP_SECONDS = 5.0
 """How often groups are looked after."""
+OPENED_AT_ONCE = 16
+"""How many groups are taken up at the same time, since each may have to read the log."""
 REACH_SECONDS = 10.0
 """How long the log may take to come to where groups have been. Longer: its end was lost."""
 
@@ -136,8 +138,12 @@ class GroupHub:
         self._around = Surroundings(
             self._events.tail, self._events.log, self._store, self._codec, self._clock
         )
-        for stored in found:
-            await self._add(stored, self._around)
+        for start in range(0, len(found), OPENED_AT_ONCE):
+            part = found[start : start + OPENED_AT_ONCE]
+            opening = [self._add(stored, self._around) for stored in part]
+            for outcome in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
         self._keeper = asyncio.create_task(self._keep())
 
     def begin_shutdown(self, error: UnavailableError) -> None:
@@ -156,8 +162,8 @@ class GroupHub:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        for group in list(self._groups.values()):
-            await group.close(error)
+        # Together, so that they share what it costs to make something durable.
+        await asyncio.gather(*(group.close(error) for group in list(self._groups.values())))
 
     def let_go(self) -> None:
         """Ends all streams of members with `MovedError`, and saves nothing: another node does.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from switchboard_server.core.groups.config import Mode
 from switchboard_server.core.groups.entries import PRIORITIES, Entry
 from switchboard_server.core.groups.ledger import Ledger
+from switchboard_server.core.groups.ports import GroupStore
 from switchboard_server.core.ports import EventLog
 from switchboard_server.core.records import Batch, Run, count
 from switchboard_server.core.subscription import Gap
@@ -85,15 +86,20 @@ class Reader:
         """
         return self._unread_ns if self.unread else None
 
-    async def look(self) -> None:
+    async def look(self, store: GroupStore) -> None:
         """Finds out since when there is something to be read.
+
+        Args:
+            store: Reads single events; of many groups that have come to the same place, all but the
+                first find it at hand.
 
         Raises:
             UnavailableError: The log cannot be read now.
         """
         if self.unread:
-            batches = (await self._log.read(min(self._ledger.cursors.values()), 1)).batches
-            self._unread_ns = batches[0].time_ns if batches else None
+            first = max(min(self._ledger.cursors.values()) + 1, self._log.window.first)
+            batch = (await store.read_each([first])).batches.get(first)
+            self._unread_ns = batch.time_ns if batch is not None else None
 
     def noted(self) -> None:
         """Counts what has been offered to the audience since the last call."""
