@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import lru_cache
 
 from switchboard.v1 import registry_service_pb2, service_instance_pb2, watch_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, invalid_field
 from switchboard_server.core.principal import Principal
+from switchboard_server.core.registry.discovery import Selection
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Instance, Key, Status
 from switchboard_server.core.registry.overview import ServicesQuery
@@ -23,6 +25,10 @@ first before it tells of the second."""
 
 TIMER_SECONDS = 0.1
 """How early a timer can be by the wall clock."""
+
+
+MAX_RECURRING_BYTES = 256
+"""How long a request of Discover may be to be remembered, for callers ask for the same again."""
 
 
 class RegistryServicer:
@@ -78,9 +84,8 @@ class RegistryServicer:
 
     async def Discover(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse(registry_service_pb2.DiscoverRequest, raw)
-        found = self._registry.discover(wire.decode_selection(request), caller.get())
-        return wire.discovered(found)
+        wish = _recurring(raw) if len(raw) <= MAX_RECURRING_BYTES else _selection(raw)
+        return wire.discovered(self._registry.discover(wish, caller.get()))
 
     async def ListServices(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
@@ -187,3 +192,11 @@ def _standing(instance: Instance) -> bytes:
     )
     response.lease_ttl.FromNanoseconds(instance.spec.lease_ns)
     return response.SerializeToString()
+
+
+def _selection(raw: bytes) -> Selection:
+    """What a request of Discover asks for."""
+    return wire.decode_selection(parse(registry_service_pb2.DiscoverRequest, raw))
+
+
+_recurring = lru_cache(maxsize=4096)(_selection)
