@@ -129,21 +129,21 @@ async def test_what_is_saved_while_the_journal_is_made_anew_is_kept_once(
 async def test_a_journal_is_made_anew_by_itself_when_it_has_grown(
     rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("switchboard_server.backends.rabbitmq.journal.COMPACT_BYTES", 20_000)
+    monkeypatch.setattr("switchboard_server.backends.rabbitmq.journal.COMPACT_BYTES", 8_000)
     topology = fresh_topology()
     async with held(rabbit.url, topology) as groups:
         record = await groups.create_group("billing", CONFIG, 1, Snapshot.at(0), 1)
         most = 0
-        for sequence in range(1, 500):
+        for sequence in range(1, 150):
             change = Change(settled=[sequence], buried=[a_letter(sequence)])
             await groups.save(record.number, change)
             await groups.expire_dead_letters(2)
             await groups.save(record.number, Change(snapshot=Snapshot.at(sequence)))
             most = max(most, groups._journal.size)
-        assert most < 60_000
+        assert most < 40_000
     async with held(rabbit.url, topology) as groups:
         (found,) = await groups.load_groups()
-        assert replay(found.snapshot, found.changes) == Snapshot.at(499)
+        assert replay(found.snapshot, found.changes) == Snapshot.at(149)
         assert found.dead_letters == 0
 
 

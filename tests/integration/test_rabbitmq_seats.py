@@ -28,6 +28,13 @@ def holders(made: list[Node]) -> dict[str, str]:
     return found
 
 
+def known(node: Node) -> dict[str, str]:
+    """Who holds what, as a node knows it."""
+    names = {each.session: each.id for each in node.peers.nodes.values()}
+    terms = {seat: node.peers.term(seat) for seat in SEATS}
+    return {seat: names[term.session] for seat, term in terms.items() if term is not None}
+
+
 async def test_seats_are_spread_over_the_nodes_and_follow_who_comes_and_goes(
     rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,9 +50,8 @@ async def test_seats_are_spread_over_the_nodes_and_follow_who_comes_and_goes(
         assert sorted(Counter(expected.values()).values()) == [1, 2, 2]
         await until(lambda: holders(made) == expected)
         for node in made:
-            # All know who holds what.
-            names = {each.session: each.id for each in node.peers.nodes.values()}
-            assert {seat: names[node.peers.term(seat).session] for seat in SEATS} == expected  # type: ignore[union-attr]
+            # All know who holds what, a moment later.
+            await until(lambda node=node: known(node) == expected)  # type: ignore[misc]
         await made[1].close()
         expected = assign({seat: {"n0", "n2"} for seat in SEATS})
         await until(lambda: holders([made[0], made[2]]) == expected)

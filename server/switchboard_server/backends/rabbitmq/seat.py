@@ -95,6 +95,7 @@ class Term:
         if self.ended.is_set():
             return
         self.reason = reason
+        self.is_open = False
         self.ended.set()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
