@@ -9,7 +9,7 @@ import pytest
 
 from switchboard_server.core.errors import AbortedError, NotFoundError, UnavailableError
 from switchboard_server.core.registry.leases import Lease
-from switchboard_server.core.registry.model import HealthCheck, Status
+from switchboard_server.core.registry.model import HealthCheck, RemovalCause, Status
 from switchboard_server.core.registry.watching import Compacted, Resumed
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
@@ -278,6 +278,29 @@ async def test_a_node_that_cannot_reach_redis_comes_back_to_what_the_others_know
         with pytest.raises(NotFoundError):
             await far.last_word(lease)
         await far.let_go(lease)
+        await far.stop()
+
+
+async def test_a_node_that_was_cut_off_brings_nothing_back_that_was_removed(
+    server: RedisServer, cluster: Cluster
+) -> None:
+    a = cluster.nodes[0]
+    async with TcpProxy(server.port) as proxy:
+        far = await cluster.add("far", server.url_at(proxy.port))
+        for number in (1, 2):
+            await a.register(number, check=TCP)
+        await until(lambda: far.serving == ["i1", "i2"])
+        await proxy.cut()
+        await until(lambda: far.registry.outage is not None)
+        revision = await a.deregister(1)
+        await until(lambda: all(not {"i1"} & node.there.keys() for node in cluster.nodes[:3]))
+        server.restart(empty=True)
+        await until(lambda: all(node.registry.revision > revision for node in cluster.nodes[:3]))
+        await proxy.restore()
+        await cluster.settled()
+        await cluster.agreed(lambda node: list(node.there) == ["i2"])
+        causes = [change.cause for change in a.changes]
+        assert causes.count(RemovalCause.DEREGISTERED) == 1
         await far.stop()
 
 
