@@ -19,8 +19,8 @@ from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 INSTANCES = range(1, 9)
 """Fewer than ten, so that self-preservation keeps out of it."""
 WITHIN = 4 * LEASE
-"""How long it may take after a fault is over, on a busy machine. On an idle one it is a lease, in which
-the others take a node for dead."""
+"""How long it may take after a fault is over, on a busy machine. On an idle one it is a lease, in
+which the others take a node for dead."""
 
 
 class Storm:
