@@ -10,6 +10,8 @@ import pytest
 
 from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.principal import ANONYMOUS
+from switchboard_server.core.realtime.items import Joined, Left
+from switchboard_server.core.realtime.messages import Delivered, Position
 from switchboard_server.core.realtime.wishes import DisconnectWish, RoomJoin
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
@@ -91,6 +93,8 @@ class Play:
         """Waits until all nodes tell the same, and it is what their connections say."""
         await eventually(self._agree)
         for _, member in self.members:
+            names = [each.message.message_id for each in member.messages]
+            assert len(set(names)) == len(names)
             for room in ROOMS[2:]:
                 self._check_order(member, room)
 
@@ -110,13 +114,23 @@ class Play:
 
     @staticmethod
     def _check_order(member: Member, room: str) -> None:
-        """A member's messages of a room follow each other, in each stay there."""
-        last: dict[str, int] = {}
-        for each in member.messages:
-            for place in each.rooms:
-                if place.room == room:
-                    assert place.offset > last.get(place.epoch, 0)
-                    last[place.epoch] = place.offset
+        """While it stands in a room, a member gets every message of it, in order and once."""
+        last: Position | None = None
+        for item in member.items:
+            if isinstance(item, Joined) and item.position.room == room:
+                last = item.position._replace(offset=item.position.offset - item.replayed)
+            elif isinstance(item, Left) and item.room == room:
+                last = None
+            elif isinstance(item, Delivered):
+                for place in item.rooms:
+                    if place.room == room:
+                        assert last is not None
+                        last = last._replace(offset=last.offset + 1)
+                        assert place == last
+
+
+async def _noticed(made: list[Node], losses: list[int]) -> bool:
+    return all(node.link.losses > before for node, before in zip(made, losses, strict=True))
 
 
 async def leave_nothing(play: Play) -> None:
@@ -165,7 +179,10 @@ async def test_nodes_agree_after_faults(tmp_path: Path, seed: int) -> None:
             await proxy.restore()
 
         async def empty() -> None:
+            losses = [node.link.losses for node in made]
             await made[0].link.call("FLUSHALL")
+            # Each looks now and then.
+            await eventually(lambda: _noticed(made, losses))
 
         async def restart() -> None:
             server.kill()

@@ -3,4 +3,8 @@
 A `link` is the supervised way to one server of several; it opens one `session` after the other,
 each of two connections, and `addresses` says where. `scripts` are what a server does as a whole.
 Only modules of this package import redis.
+
+For realtime, `neighbours` is the whole: it keeps what Redis knows of this node's connections as it
+is (`membership`), takes messages as they arrive (`lines`, `frames`), asks other nodes (`elsewhere`)
+and tells who is there (`census`); each runs scripts (`realtime_lua`, `census_lua`) at the `desk`.
 """

@@ -5,4 +5,7 @@ come out. A `connection` has an `outbox`, bounded, of `items`: `messages`, `noti
 and left a room, and words about the connection; what goes to many at once waits in `rounds`.
 `rooms` knows who stands where, `history` is the port that keeps what rooms remember, and `checks`
 say what names, contents and targets are like.
+
+All that is one node's. `neighbours` is the port to the others; `alone` is that of a hub that has
+none, and `local_census` what it answers of who is there.
 """
