@@ -1,6 +1,7 @@
 """Errands to a place that may be away: each is tried again until it is done."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 
@@ -10,6 +11,8 @@ RETRY_SECONDS = 1.0
 """How soon what could not be done is tried again."""
 MOST = 256
 """Errands that are run at the same time."""
+
+_logger = logging.getLogger(__name__)
 
 Errand = Callable[[], Awaitable[bool]]
 """Does something; returns whether it is done. Raises UnavailableError where it cannot be now."""
@@ -83,3 +86,7 @@ async def _done(errand: Errand) -> bool:
         return await errand()
     except UnavailableError:
         return False
+    except Exception:
+        # A defect of one must not keep the others from being run, and it would fail again.
+        _logger.exception("an errand has failed")
+        return True

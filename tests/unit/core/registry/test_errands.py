@@ -71,3 +71,17 @@ async def test_a_nudge_makes_it_try_at_once(errands: Errands) -> None:
     await turns()
     assert log.run == ["a", "a"]
     await errands.settle(0)
+
+
+async def test_one_that_fails_for_good_is_told_and_keeps_no_other(
+    errands: Errands, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> bool:
+        raise ZeroDivisionError
+
+    log = Log()
+    errands.give("broken", broken)
+    log.give(errands, "a")
+    await errands.settle(1)
+    assert log.run == ["a"]
+    assert "an errand has failed" in caplog.text
