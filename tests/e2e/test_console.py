@@ -323,6 +323,14 @@ async def test_it_asks_for_a_token_where_the_hub_wants_one(
         await expect(page.get_by_role("alert")).to_contain_text("PERMISSION_DENIED")
         await page.reload()
         await expect(page.locator("#link")).to_have_text("Connected as ann")
+        await page.get_by_role("button", name="Token").click()
+        token = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ben", "rooms.join")
+        await page.get_by_label("JSON Web Token").fill(token)
+        await page.get_by_role("button", name="Connect").click()
+        await expect(page.locator("#link")).to_have_text("Connected as ben")
+        await expect(page.locator("#tail-empty")).to_contain_text("it lacks events.subscribe")
+        await expect(page.locator("#tail-none")).to_be_hidden()
+        await expect(page.get_by_role("alert")).to_be_hidden()
 
 
 async def test_it_fits_a_phone_and_is_worked_by_keyboard(

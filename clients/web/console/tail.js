@@ -4,6 +4,7 @@
  * @module
  */
 
+import { SwitchboardError } from "../switchboard.js";
 import { byId, copyButton, counted, make, setText, timeOfDay } from "./dom.js";
 
 /** @typedef {import("../switchboard.js").Switchboard} Switchboard */
@@ -30,6 +31,7 @@ export class Tail {
   #paused = false;
   #drawing = false;
   #filtered = false;
+  #denied = "";
   /** Counts the filters: what was asked for an earlier one is no longer wanted. */
   #turn = 0;
 
@@ -64,6 +66,7 @@ export class Tail {
     this.#filtered = filter.types.length + filter.source_services.length > 0;
     void this.#subscription?.stop().catch((error) => this.#report("Ending the tail", error));
     this.#clear();
+    this.#denied = "";
     const turn = ++this.#turn;
     const past = await this.#past(filter, turn);
     if (turn !== this.#turn) return;
@@ -75,7 +78,11 @@ export class Tail {
     try {
       await subscription.start();
     } catch (error) {
-      this.#report("Following events", error);
+      const denied = error instanceof SwitchboardError && error.code === "PERMISSION_DENIED";
+      // What a token does not allow is told where it would be.
+      this.#denied = denied ? `The token does not allow to follow them: it lacks ${error.metadata.permission ?? "a permission"}.` : "";
+      if (!denied) this.#report("Following events", error);
+      this.#schedule();
     }
   }
 
@@ -125,8 +132,9 @@ export class Tail {
       while (this.#list.children.length > SHOWN) this.#list.lastElementChild?.remove();
     }
     byId("tail-empty", HTMLElement).hidden = this.#list.children.length > 0;
-    for (const id of ["tail-none", "publish-command", "tail-how"]) byId(id, HTMLElement).hidden = this.#filtered;
-    byId("tail-filtered", HTMLElement).hidden = !this.#filtered;
+    setText(byId("tail-denied", HTMLElement), this.#denied);
+    for (const id of ["tail-none", "publish-command", "tail-how"]) byId(id, HTMLElement).hidden = this.#filtered || this.#denied !== "";
+    byId("tail-filtered", HTMLElement).hidden = !this.#filtered || this.#denied !== "";
     const held = this.#paused ? ` · ${this.#held} held back` : "";
     setText(byId("tail-note", HTMLElement), `${counted(this.#total, "event")}${held}`);
   }
