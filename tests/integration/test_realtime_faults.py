@@ -300,6 +300,30 @@ async def _swept(node: Node) -> bool:
     return stats is not None and stats.swept == 1
 
 
+async def test_a_redis_without_memory_refuses_and_is_told_everything_once_it_has_some(
+    server: RedisServer,
+) -> None:
+    async with nodes([server.url]) as made:
+        one, two = made
+        ann = await one.connect("ann", "ann", "chat-1", "hall")
+        bob = await two.connect("bob", "bob", "hall")
+        await one.link.call("CONFIG", "SET", "maxmemory", "1")
+        for call in (one.connect("late"), one.send("lost", rooms=["chat-1"])):
+            with pytest.raises(UnavailableError, match="refused") as caught:
+                await call
+            assert caught.value.reason == "REALTIME_UNAVAILABLE"
+        await one.hub.leave_room("ann", "hall", ANONYMOUS)
+        await one.hub.join_room("ann", RoomJoin("den"), ANONYMOUS)
+        two.hub.close(bob.connection)
+        await two.link.call("PING")
+        await one.link.call("CONFIG", "SET", "maxmemory", "0")
+        seen = await agreed(made, "hall", "den", "chat-1")
+        assert seen["members of den"] == ["ann"]
+        assert "hall" not in seen
+        await two.send("1", rooms=["chat-1"])
+        await ann.until_heard("1")
+
+
 async def test_names_that_two_nodes_gave_away_while_apart_are_one_connections(
     server: RedisServer,
 ) -> None:
