@@ -1,7 +1,7 @@
 """The way to Redis, with everything that can befall it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from switchboard_server.backends.redis.addresses import parse_addresses
 from switchboard_server.backends.redis.link import LinkError, RedisLink
+from tests.integration.credentials import Certificate, certify
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
 
@@ -52,7 +53,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def open_link(*urls: str, prefix: str = "link") -> AsyncIterator[tuple[RedisLink, Watcher]]:
-    link, watcher = RedisLink(urls, prefix=prefix, name="a node", timeout=0.5, beat=0.1), Watcher()
+    link, watcher = RedisLink(urls, prefix=prefix, name="a node", timeout=1.0, beat=0.1), Watcher()
     link.watch(watcher)
     await link.open()
     try:
@@ -112,7 +113,6 @@ async def test_what_was_under_way_fails_and_is_not_done_twice(server: RedisServe
         server.freeze()
         with pytest.raises(LinkError, match="did not answer") as caught:
             await link.call("INCR", link.key("n"))
-        assert caught.value.sent
         # Told before anything else is done, so that nobody takes it for usable.
         assert not link.up
         with pytest.raises(LinkError) as refused:
@@ -122,7 +122,9 @@ async def test_what_was_under_way_fails_and_is_not_done_twice(server: RedisServe
         up, down, again = await watcher.until("up", "down", "up")
         assert up == again
         assert server.url.removeprefix("redis://").removesuffix("/0") in down
-        assert await link.call("GET", link.key("n")) == b"1"
+        # One that waited for an earlier one to be answered was not sent, and is not done.
+        done = b"1" if caught.value.sent else b"0"
+        assert await link.call("GET", link.key("n")) == done
         assert link.losses == 1
 
 
@@ -211,6 +213,52 @@ async def test_a_server_that_becomes_a_replica_is_left(server: RedisServer, tmp_
                 await link.call("SET", link.key("x"), "y")
             await watcher.until("up", "down", "up")
             assert await link.call("SET", link.key("x"), "y") == b"OK"
+
+
+class TlsServer(RedisServer):
+    """A Redis that speaks TLS only, and asks for a password.
+
+    Args:
+        folder: Where it keeps all its files.
+        certificate: Its certificate.
+        authority: Who has signed it.
+    """
+
+    def __init__(self, folder: Path, certificate: Certificate, authority: Certificate) -> None:
+        super().__init__(folder)
+        self._certificate = certificate
+        self._authority = authority
+
+    def command(self) -> Sequence[str | Path]:
+        settings: dict[str, str | Path | int] = {
+            "tls-port": self.port,
+            "tls-cert-file": self._certificate.cert_file,
+            "tls-key-file": self._certificate.key_file,
+            "tls-ca-cert-file": self._authority.cert_file,
+            "tls-auth-clients": "no",
+            "requirepass": "open sesame",
+        }
+        words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+        return ["redis-server", "--port", "0", "--save", "", "--dir", str(self.folder), *words]
+
+
+async def test_encrypted_links_check_who_is_there(tmp_path: Path) -> None:
+    authority = certify(tmp_path, "authority")
+    own = certify(tmp_path, "localhost", authority)
+    with TlsServer(tmp_path / "redis", own, authority) as server:
+        url = f"rediss://:open%20sesame@localhost:{server.port}/2"
+        async with open_link(f"{url}?ssl_ca_certs={authority.cert_file}") as (link, watcher):
+            await link.wait_up(PATIENCE)
+            assert await link.call("SET", link.key("x"), "y") == b"OK"
+            server.restart()
+            await watcher.until("up", "down", "up")
+            assert await link.call("SET", link.key("x"), "y") == b"OK"
+        async with open_link(url) as (link, _):
+            assert "CERTIFICATE_VERIFY_FAILED" in str(link.problem)
+        wrong = url.replace("sesame", "barley")
+        async with open_link(f"{wrong}?ssl_ca_certs={authority.cert_file}") as (link, _):
+            assert "invalid username-password" in str(link.problem)
+            assert "barley" not in str(link.problem)
 
 
 async def test_no_message_has_a_password() -> None:
