@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 """How long a server may take until it answers, on a busy machine."""
 STOP_SECONDS = 30.0
 """How long it may take to stop when it is asked to."""

@@ -166,6 +166,7 @@ async def cluster(folder: Path, settings: dict[str, str] | None = None) -> Async
             direct = number < 3
             own = {
                 "SWITCHBOARD_BACKEND": "cluster",
+                "SWITCHBOARD_DATA_DIR": "",  # which counts as none: it keeps nothing
                 "RABBITMQ_URL": rabbit.url if direct else rabbit.url_at(rabbit_link.port),
                 "REDIS_URL": redis.url if direct else redis.url_at(redis_link.port),
                 "SWITCHBOARD_SHUTDOWN_SECONDS": "2",
