@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from switchboard_server.backends.rabbitmq.log import ClusterLogSettings
+from switchboard_server.core.clock import SECOND_NS, wall_clock
 from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.records import Extra
 from tests.integration.cluster_load import Load, Member, caught_up
 from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import LogNode, a_prefix
@@ -81,13 +83,17 @@ async def test_rabbitmq_that_is_killed_and_comes_back_costs_a_pause_and_nothing_
         load.start()
         await until_streams_are_known(own_rabbit, load)
         await load.more(50)
+        soon = {0: Extra(deliver_at_ns=wall_clock() + 2 * SECOND_NS)}
+        await members[0].node.log.schedule(some("scheduled", extras=soon))
         await asyncio.to_thread(own_rabbit.restart)
         await load.more(100)
+        await members[1].told.until(lambda _: "scheduled" in members[1].bodies)
         await load.stop()
         await caught_up(members)
         assert load.failed == []
-        load.check()
+        load.check(others=1)
         for member in members:
+            await member.told.until(lambda told: told.problems[-1] is None)
             problems = member.told.problems
             assert [problem is None for problem in problems] == [False, True]
             assert "the log cannot be reached: RabbitMQ" in str(problems[0])

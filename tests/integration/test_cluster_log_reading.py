@@ -127,3 +127,16 @@ async def test_a_stream_that_begins_anew_without_its_nodes_is_another_log(
             ids.append(hub.node.log.log_id)
         await delete(rabbit, hub.node.topology.log)
     assert ids[0] != ids[1]
+
+
+async def test_a_stream_with_other_limits_is_taken_as_it_is_and_told(
+    rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefix = a_prefix()
+    async with hubs(rabbit, 1, prefix, settings=SMALL) as (hub,):
+        await hub.events.publish(some("a"))
+    other = ClusterLogSettings(limits=StreamLimits(age_seconds=3600, bytes=64_000_000))
+    async with hubs(rabbit, 1, prefix, settings=other) as (hub,):
+        assert (await hub.events.publish(some("b"))).first == 2
+    assert "the log keeps what it was made to keep" in caplog.text
+    assert '{"max-age":"3600s","max-length-bytes":64000000}' in caplog.text

@@ -70,9 +70,10 @@ class Requests:
         return len(self._open)
 
     @property
-    def waiting(self) -> bool:
-        """Whether some have not been sent."""
-        return bool(self._unsent)
+    def oldest_seconds(self) -> float:
+        """How long the oldest has been open; 0: none is."""
+        oldest = next(iter(self._open.values()), None)
+        return 0.0 if oldest is None else self._loop.time() - oldest.began
 
     def add(self, drafts: Drafts, *, scheduled: bool) -> "asyncio.Future[Any]":
         """Opens a request."""

@@ -36,6 +36,9 @@ from switchboard_server.core.ports import (
 from switchboard_server.core.records import Batch, Codec, Drafts
 from switchboard_server.core.stats import COMMIT_BOUNDS, Histogram
 
+STALL_SECONDS = 5.0
+"""An append that is open for so long says that the log cannot be written to: it takes less until
+another node has taken the seat of one that has ended."""
 LOOK_SECONDS = 0.25
 """How often open requests are looked at."""
 OPEN_SECONDS = 30.0
@@ -152,7 +155,8 @@ class ClusterLog:
         self._listener: LogListener | None = None
         self._opened = False
         self._closing = False
-        self._problem: str | None = "it has not been read yet"
+        self._away: str | None = "it has not been read yet"
+        self._problem: str | None = self._away
         self._since = self._loop.time()
         self._tasks: list[asyncio.Task[None]] = []
         self._unwatch: Callable[[], None] = lambda: None
@@ -204,7 +208,7 @@ class ClusterLog:
                 "RABBITMQ_URL leads to it",
             ) from error
         self._opened = True
-        self._problem = None
+        self._problem = self._away
         self._tasks = [
             asyncio.create_task(self._keep_looking()),
             asyncio.create_task(self._keep_time()),
@@ -326,6 +330,14 @@ class ClusterLog:
         if problem is not None:
             told = (self._link.problem or problem).removeprefix("RabbitMQ: ")
             problem = f"the log cannot be reached: RabbitMQ: {told}"
+        self._away = problem
+        self._judge()
+
+    def _judge(self) -> None:
+        """Finds out whether the log can be written to, and tells when that has changed."""
+        problem = self._away
+        if problem is None and self._requests.oldest_seconds > STALL_SECONDS:
+            problem = self._link.problem or "no hub puts events into the log now"
         if (problem is None) != (self._problem is None):
             self._since = self._loop.time()
             if self._opened and self._listener is not None and not self._closing:
@@ -348,6 +360,7 @@ class ClusterLog:
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            self._judge()
             if self._requests.expire(self._problem) and self._listener is not None:
                 self._listener.appended(())
 
