@@ -307,8 +307,10 @@ async def test_redriving_tells_what_is_no_dead_letter(
 
 @pytest.mark.parametrize("credit", [64, 256, 5000])
 async def test_many_that_are_redriven_come_once_each_in_the_order_of_the_log(
-    client: Client, groups: Groups, kind: str, credit: int
+    hub: HubProcess, client: Client, groups: Groups, kind: str, credit: int
 ) -> None:
+    if "SWITCHBOARD_BACKEND" in hub.settings and credit != 256:
+        pytest.skip("takes long over RabbitMQ, and differs in nothing that a broker knows of")
     name = f"many{credit}"
     async with groups.join(name, kind, max_in_flight=credit) as member:
         await client.publish_batch(numbered(kind, 600))
