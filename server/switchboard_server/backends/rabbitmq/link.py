@@ -166,7 +166,8 @@ class Link:
                     _logger.warning("%s: %s; trying again", what, error.message)
             except Exception:
                 _logger.exception("%s failed; trying again", what)
-            if loop.time() - began > 5.0:
+            if loop.time() - began > 5.0 or not self.connected:
+                # It did well, or what it failed by was the connection, which has waits of its own.
                 backoff.reset()
                 told = ""
             await asyncio.sleep(backoff.next())
