@@ -13,6 +13,7 @@ from switchboard_server.core.errors import NotFoundError, SwitchboardError
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Status
 from tests.support.brokers import RedisServer
+from tests.support.proxy import TcpProxy
 from tests.support.registries import TCP
 from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 
@@ -45,6 +46,7 @@ class Storm:
         self.held: dict[int, tuple[Node, Lease]] = {}
         self.names = 0
         self.slowest = 0.0
+        self.proxy = TcpProxy(server.port)
         self.faults: list[Callable[[], Coroutine[None, None, None]]] = [
             self.lose_redis,
             self.freeze_redis,
@@ -52,11 +54,14 @@ class Storm:
             self.kill_node,
             self.freeze_node,
             self.replace_node,
+            self.cut_node,
         ]
 
     async def run(self, faults: int) -> None:
         """Has so many things fail, each kind before any comes again."""
-        async with self.cluster:
+        async with self.proxy, self.cluster:
+            url = self.server.url_at(self.proxy.port)
+            self.far = await self.cluster.add("far", url)
             order: list[Callable[[], Coroutine[None, None, None]]] = []
             for _ in range(faults):
                 if not order:
@@ -171,13 +176,13 @@ class Storm:
         self.server.thaw()
 
     async def kill_node(self) -> None:
-        node = self.random.choice(self.cluster.living)
+        node = self.random.choice([each for each in self.cluster.living if each is not self.far])
         await self.abandon(node)
         await node.die()
         await self.start()
 
     async def replace_node(self) -> None:
-        node = self.random.choice(self.cluster.living)
+        node = self.random.choice([each for each in self.cluster.living if each is not self.far])
         await self.abandon(node)
         await node.stop()
         await self.start()
@@ -185,11 +190,24 @@ class Storm:
     async def freeze_node(self) -> None:
         node = self.random.choice(self.cluster.living)
         with frozen(node):
-            # What it holds may be evicted by now.
-            for number, (holder, _) in self.held.items():
-                if holder is node:
-                    self.doubt(number)
+            self.doubt_held(node)
             await asyncio.sleep(self.random.uniform(0, 3))
+
+    async def cut_node(self) -> None:
+        self.doubt_held(self.far)
+        if self.random.random() < 0.5:
+            await self.proxy.cut()
+        else:
+            self.proxy.blackhole()
+        await asyncio.sleep(self.random.uniform(0, 4))
+        self.doubt_held(self.far)
+        await self.proxy.restore()
+
+    def doubt_held(self, node: Node) -> None:
+        """What a node holds may be evicted."""
+        for number, (holder, _) in self.held.items():
+            if holder is node:
+                self.doubt(number)
 
     async def abandon(self, node: Node) -> None:
         for number, (holder, _) in list(self.held.items()):
@@ -235,5 +253,5 @@ class Storm:
 async def test_nodes_agree_whatever_fails(tmp_path: Path, seed: int) -> None:
     with RedisServer(tmp_path / "redis", append_only=True) as server:
         storm = Storm(server, seed)
-        await storm.run(6)
+        await storm.run(7)
         assert storm.slowest < WITHIN
