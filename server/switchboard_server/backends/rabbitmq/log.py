@@ -130,6 +130,7 @@ class ClusterLog:
             codec,
             clock,
             batch_size=settings.batch_size,
+            timeout=settings.timeout,
             known=self._known,
         )
         self._schedule = Schedule(

@@ -6,6 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 from switchboard_server.backends.clocks import LogTime
@@ -64,6 +65,7 @@ class Entry:
     Attributes:
         size: Bytes of the events.
         duplicates: Which of them were accepted before.
+        until: When nobody waits for it any more, seconds of the loop's clock.
     """
 
     node: str
@@ -74,6 +76,7 @@ class Entry:
     released: Sequence[int] = ()
     size: int = field(init=False)
     duplicates: Mapping[int, int] = field(default_factory=dict)
+    until: float = inf
 
     def __post_init__(self) -> None:
         """Measures it."""
@@ -108,6 +111,7 @@ class Sequencer:
         codec: How events look as bytes.
         clock: Unix time in nanoseconds.
         batch_size: Events that a record holds at most, unless one call has more.
+        timeout: Seconds that a request waits, on whichever node.
         known: Tells which events were accepted before.
     """
 
@@ -119,6 +123,7 @@ class Sequencer:
         clock: Clock,
         *,
         batch_size: int,
+        timeout: float,
         known: Known,
     ) -> None:
         self._topology = topology
@@ -126,6 +131,7 @@ class Sequencer:
         self._codec = codec
         self._clock = clock
         self._batch_size = batch_size
+        self._timeout = timeout
         self._known = known
         self._loop = asyncio.get_running_loop()
         self._marker: asyncio.Future[None] | None = None
@@ -242,7 +248,17 @@ class Sequencer:
         entry.settle(duplicates)
 
     def add(self, entry: Entry) -> None:
-        """Takes events to number."""
+        """Takes events to number.
+
+        Drops those that nobody waits for any more, since their requests have failed meanwhile: so
+        what waits stays bounded while nothing can be written.
+        """
+        now = self._loop.time()
+        while self._waiting and self._waiting[0].until < now:
+            late = self._waiting.popleft()
+            self._events -= len(late.drafts)
+            self._bytes -= late.size
+        entry.until = inf if entry.released else now + self._timeout
         self._waiting.append(entry)
         self._events += len(entry.drafts)
         self._bytes += entry.size
