@@ -238,7 +238,8 @@ async def test_a_dead_nodes_connections_vanish_within_its_lease(server: RedisSer
             await two.die()
             began = asyncio.get_running_loop().time()
             await eventually(lambda: _only(one, "watcher"))
-            assert asyncio.get_running_loop().time() - began < 6.5
+            # Six seconds, and what a busy machine adds.
+            assert asyncio.get_running_loop().time() - began < 9
             seen = await one.sees("hall", "chat-1")
             assert seen["users"] == {"eve": 1}
             assert "chat-1" not in seen
