@@ -74,6 +74,21 @@ async def test_an_acknowledgement_is_answered_when_it_is_durable_and_not_before(
         worker.member.close()
 
 
+async def test_a_thousand_acknowledgements_are_one_transaction() -> None:
+    async with a_world() as world:
+        worker = await world.join(credit=1000)
+        await world.publish(*map(str, range(1000)))
+        got = await worker.take(1000)
+        await passing(1)  # That they were delivered is kept by then.
+        commits: list[None] = []
+        world.store.before["commit"] = lambda: commits.append(None)
+        assert set(await world.acknowledge(got)) == {Outcome.OK}
+        assert len(commits) == 1
+        await passing(1)
+        assert len(commits) == 1
+        worker.member.close()
+
+
 async def test_nothing_is_given_out_while_nothing_can_be_saved() -> None:
     async with a_world() as world:
         worker = await world.join(credit=1)
