@@ -16,7 +16,7 @@ from switchboard_server.backends.rabbitmq.records import (
     decode_columns,
     decode_marker,
 )
-from switchboard_server.backends.rabbitmq.stream import Found, Scan, Start, StreamReader
+from switchboard_server.backends.rabbitmq.stream import FEW, Found, Scan, Start, StreamReader
 from switchboard_server.core.ports import ReadResult, RecentId, Window
 from switchboard_server.core.records import Batch
 
@@ -70,7 +70,7 @@ class History:
             UnavailableError: The stream cannot be read now.
         """
         place = Place()
-        async with self._reader.scan("first") as scan:
+        async with self._reader.scan("first", FEW) as scan:
             message = await scan.next()
             self.first_offset = message.offset
             self.index.trim(message.offset)
@@ -251,7 +251,7 @@ class History:
 
     async def _try(self, start: Start) -> Spot | None:
         """The first record at or after an offset."""
-        async with self._reader.scan(start) as scan:
+        async with self._reader.scan(start, FEW) as scan:
             for _ in range(BEHIND):
                 message = await scan.next()
                 if message.type != TERM:

@@ -19,6 +19,8 @@ READERS = 3
 """Ranges that are read at the same time; others wait."""
 PREFETCH = 32
 """Messages on their way to a reader."""
+FEW = 2
+"""The same where the first ones may be enough, since each may be as large as a record."""
 
 Start = int | str
 """An offset, or "first" or "last": the first message of the last few, stored together."""
@@ -51,15 +53,17 @@ def found(message: DeliveredMessage) -> Found:
 
 
 class Scan:
-    """Messages of a stream in order, from an offset on.
+    """Messages of a stream in order, from an offset on. It can be begun again when it has ended.
 
     Args:
         channel: Its consumer is on it, and nothing else.
         queue: The stream.
+        prefetch: How many messages the channel lets come at once.
     """
 
-    def __init__(self, channel: Channel, queue: str) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, queue: str, prefetch: int) -> None:
+        self.channel = channel
+        self._every = max(1, prefetch // 2)
         self._queue = queue
         self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         self._tag = ""
@@ -68,7 +72,7 @@ class Scan:
 
     async def begin(self, start: Start) -> None:
         """Begins to read."""
-        self._tag = await self._channel.consume(
+        self._tag = await self.channel.consume(
             self._queue, self._arrived.put_nowait, arguments={OFFSET: start}
         )
 
@@ -87,15 +91,15 @@ class Scan:
                 "LOG_UNAVAILABLE", f"RabbitMQ: nothing came from {self._queue} in {seconds:g} s"
             ) from None
         if message is None:
-            raise unavailable(f"reading {self._queue} ended: {self._channel.reason}")
+            raise unavailable(f"reading {self._queue} ended: {self.channel.reason}")
         self._taken = message.delivery_tag or 0
-        if self._taken % (PREFETCH // 2) == 0:
+        if self._taken - self._acknowledged >= self._every:
             await self._acknowledge()
         return found(message)
 
     async def end(self) -> None:
         """Stops, so that the channel can be used again."""
-        await self._channel.cancel(self._tag)
+        await self.channel.cancel(self._tag)
         while not self._arrived.empty():
             message = self._arrived.get_nowait()
             if message is not None:
@@ -105,7 +109,7 @@ class Scan:
     async def _acknowledge(self) -> None:
         if self._taken > self._acknowledged:  # Twice would be an error.
             self._acknowledged = self._taken
-            await self._channel.acknowledge(self._taken, multiple=True)
+            await self.channel.acknowledge(self._taken, multiple=True)
 
 
 class StreamReader:
@@ -120,50 +124,55 @@ class StreamReader:
         self._link = link
         self._queue = queue
         self._room = asyncio.Semaphore(READERS)
-        self._idle: list[Channel] = []
+        self._idle: dict[int, list[Scan]] = {PREFETCH: [], FEW: []}
 
     @asynccontextmanager
-    async def scan(self, start: Start) -> AsyncIterator[Scan]:
+    async def scan(self, start: Start, prefetch: int = PREFETCH) -> AsyncIterator[Scan]:
         """Reads from an offset on.
+
+        Args:
+            start: Where.
+            prefetch: PREFETCH, or FEW where the first message may be enough.
 
         Raises:
             UnavailableError: The stream cannot be read now.
         """
         async with self._room:
-            channel = await self._channel()
-            scan = Scan(channel, self._queue)
+            scan = await self._scan(prefetch)
             try:
                 await scan.begin(start)
-                try:
-                    yield scan
-                except GeneratorExit:  # Who reads has enough.
-                    await self._end(scan, channel)
-                    raise
-                await self._end(scan, channel)
-            except GeneratorExit:
+                yield scan
+            except GeneratorExit:  # Who reads has enough.
+                await self._end(scan, prefetch)
                 raise
             except BaseException:
-                await channel.close()
+                await scan.channel.close()
                 raise
-
-    async def _end(self, scan: Scan, channel: Channel) -> None:
-        await scan.end()
-        self._idle.append(channel)
+            await self._end(scan, prefetch)
 
     async def first(self, start: Start, seconds: float = CALL_SECONDS) -> Found:
         """The first message from an offset on."""
-        async with self.scan(start) as scan:
+        async with self.scan(start, FEW) as scan:
             return await scan.next(seconds)
 
     async def close(self) -> None:
         """Lets go of the channels."""
-        idle, self._idle = self._idle, []
-        for channel in idle:
-            await channel.close()
+        for idle in self._idle.values():
+            while idle:
+                await idle.pop().channel.close()
 
-    async def _channel(self) -> Channel:
-        while self._idle:
-            channel = self._idle.pop()
-            if not channel.ended.is_set():
-                return channel
-        return await self._link.channel(prefetch=PREFETCH)
+    async def _end(self, scan: Scan, prefetch: int) -> None:
+        try:
+            await scan.end()
+        except UnavailableError:
+            await scan.channel.close()
+        else:
+            self._idle[prefetch].append(scan)
+
+    async def _scan(self, prefetch: int) -> Scan:
+        idle = self._idle[prefetch]
+        while idle:
+            scan = idle.pop()
+            if not scan.channel.ended.is_set():
+                return scan
+        return Scan(await self._link.channel(prefetch=prefetch), self._queue, prefetch)
