@@ -43,6 +43,17 @@ async def test_a_link_knows_the_server_and_its_channels_carry_messages_in_order(
         assert got == bodies
 
 
+async def test_what_was_published_can_be_waited_for(rabbit: RabbitServer) -> None:
+    async with linked(rabbit.url) as link:
+        channel = await link.channel(confirms=True)
+        queue = await a_queue(channel)
+        for count in (1, 300):  # Few go another way than many.
+            outcomes = [channel.publish("", queue, b"x" * 1000) for _ in range(count)]
+            await channel.drain(PATIENCE_SECONDS)
+            assert all(each.done() and each.exception() is None for each in outcomes)
+        await channel.drain(PATIENCE_SECONDS)
+
+
 async def test_a_message_that_no_queue_takes_comes_back(rabbit: RabbitServer) -> None:
     async with linked(rabbit.url) as link:
         channel = await link.channel(confirms=True)

@@ -44,6 +44,7 @@ class Channel:
         self._confirms = confirms
         self._listeners: list[Callable[[], None]] = []
         self._publishing: set[asyncio.Task[None]] = set()
+        self._unanswered: set[asyncio.Future[None]] = set()
         self._direct = (
             DirectPublisher(raw) if confirms and isinstance(raw, aiormq.Channel) else None
         )
@@ -87,6 +88,8 @@ class Channel:
         if self.ended.is_set():
             return failed(unavailable(f"the channel has ended: {self.reason}"))
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unanswered.add(outcome)
+        outcome.add_done_callback(self._unanswered.discard)
         if (
             self._direct is not None
             and not self._publishing
@@ -236,8 +239,8 @@ class Channel:
 
     async def drain(self, seconds: float) -> None:
         """Waits until what was published has been answered, or for so long."""
-        if self._publishing:
-            await asyncio.wait(self._publishing, timeout=seconds)
+        if self._unanswered:
+            await asyncio.wait(self._unanswered, timeout=seconds)
 
     async def close(self) -> None:
         """Ends it; what was published before has reached the broker, unless the link is down."""
