@@ -39,17 +39,17 @@ class Line:
     Attributes:
         epoch: Epoch of the history; empty: not known yet.
         offset: Offset of the last message that was handed to them.
-        entering: How many connections are about to stand there.
+        entrants: Those that are about to stand there: how far the members were when each began to.
         recent: Messages that came since the first of these began to.
         moved: Set and replaced when the offset changes.
     """
 
-    __slots__ = ("entering", "epoch", "moved", "offset", "recent")
+    __slots__ = ("entrants", "epoch", "moved", "offset", "recent")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.offset = 0
-        self.entering = 0
+        self.entrants: dict[object, tuple[str, int]] = {}
         self.recent: list[Delivered] = []
         self.moved = asyncio.Event()
 
@@ -62,10 +62,20 @@ class Line:
     def took(self, delivered: Delivered) -> None:
         """Notes a message that is about to be handed to the members."""
         place = delivered.rooms[0]
-        if self.entering:
+        if self.entrants:
             self.recent.append(delivered)
         if self.epoch:
             self.move(place.epoch, place.offset)
+
+    def ended(self, entrant: object) -> None:
+        """Forgets one that is about to stand there no longer, and messages that nobody needs."""
+        del self.entrants[entrant]
+        if not self.entrants:
+            self.recent = []
+        elif all(epoch == self.epoch for epoch, _ in self.entrants.values()):
+            # What came before all of them began, their histories have.
+            first = min(offset for _, offset in self.entrants.values())
+            self.recent = self.since(self.epoch, first)
 
     def since(self, epoch: str, offset: int) -> list[Delivered]:
         """Messages that came since the first began to enter, after a place."""
@@ -122,25 +132,23 @@ class Lines:
         self._own.pop(message.message_id, None)
         self._handed.pop(message.message_id, None)
 
-    def entering(self, room: str) -> Line:
+    def entering(self, room: str, entrant: object) -> Line:
         """The line of a room that somebody is about to enter; `entered` ends that."""
         line = self._lines.get(room)
         if line is None:
             line = self._lines[room] = Line()
-        line.entering += 1
+        line.entrants[entrant] = line.epoch, line.offset
         return line
 
-    def entered(self, room: str, line: Line) -> None:
+    def entered(self, room: str, line: Line, entrant: object) -> None:
         """Somebody stands in a room now, or does not after all."""
-        line.entering -= 1
-        if not line.entering:
-            line.recent = []
-            self.left(room)
+        line.ended(entrant)
+        self.left(room)
 
     def left(self, room: str) -> None:
         """Forgets a room in which nobody of this node stands."""
         line = self._lines.get(room)
-        if line is not None and not line.entering and room not in self._floor.directory.rooms:
+        if line is not None and not line.entrants and room not in self._floor.directory.rooms:
             del self._lines[room]
 
     async def reach(self, line: Line, epoch: str, offset: int) -> None:

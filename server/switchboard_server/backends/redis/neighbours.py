@@ -152,12 +152,13 @@ class RedisNeighbours:
     ) -> Entry:
         if not self._link.up:
             raise unavailable(self._link.problem or "the room's history cannot be reached")
-        line = self._lines.entering(join.room)
+        entrant = object()
+        line = self._lines.entering(join.room, entrant)
         try:
             return await self._enter_line(line, connection, join, policy, now_ns)
         finally:
             # After the caller, who goes on at once, has had it stand there.
-            asyncio.get_running_loop().call_soon(self._lines.entered, join.room, line)
+            asyncio.get_running_loop().call_soon(self._lines.entered, join.room, line, entrant)
 
     async def _enter_plain(self, connection: Connection, join: RoomJoin, now_ns: int) -> Entry:
         position = Position(join.room)
