@@ -9,11 +9,13 @@ from switchboard_server.core.cluster.messages import Delivery, Join, Leave, Take
 from switchboard_server.core.cluster.seats import seat_of
 from switchboard_server.core.errors import ResourceExhaustedError, UnavailableError
 from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.ports import StoredGroup
+from switchboard_server.core.subscription import Gap
 from tests.support.clusters import TermStore
 from tests.support.events import some
 from tests.support.loop import passing, turns
-from tests.unit.core.cluster.world import World, a_cluster
+from tests.unit.core.cluster.world import Node, World, a_cluster
 
 SEAT = seat_of("g")
 
@@ -197,3 +199,61 @@ async def test_events_that_a_node_has_only_in_the_log_reach_its_groups() -> None
         assert sorted(each.body for each in await again.take(3)) == ["a", "b", "c"]
         worker.member.close()
         again.member.close()
+
+
+async def test_gaps_and_heartbeats_come_from_the_node_of_the_group() -> None:
+    async with a_cluster() as world:
+        here, there, _ = world.nodes
+        worker = await there.join()
+        (member,) = _members(here)
+        member.tell(Gap(3, 5))
+        assert await worker.silent()
+        assert worker.gaps == [Gap(3, 5)]
+        await here.publish("a")
+        await worker.acknowledge(await worker.take(1))
+        hearing = asyncio.create_task(worker.hear())
+        await turns()
+        await passing(15)
+        await hearing
+        assert (worker.beats, worker.member.position) == (1, 1)
+        worker.member.close()
+
+
+async def test_a_defect_of_the_node_of_the_group_ends_the_stream() -> None:
+    async with a_cluster() as world:
+        here, there, _ = world.nodes
+        worker = await there.join()
+        told: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        (member,) = _members(here)
+        member.end(RuntimeError("a defect"))
+        with pytest.raises(UnavailableError) as caught:
+            await worker.take(1)
+        assert caught.value.reason == "INTERNAL"
+        assert [str(each["exception"]) for each in told] == ["a defect"]
+        assert (await here.groups.view("g")).members == []
+        worker.member.close()
+
+
+async def test_a_seat_that_is_lost_while_somebody_joins_is_asked_for_again() -> None:
+    async with a_cluster() as world:
+        here, there, third = world.nodes
+        here.log.holding = []
+        await there.publish("a")
+        joining = asyncio.create_task(there.join())
+        await turns()
+        await world.give(SEAT, third)
+        here.log.catch_up()
+        await passing(1)
+        worker = await joining
+        assert [each.identity.node for each in (await here.groups.view("g")).members] == ["n1"]
+        await here.publish("b")
+        assert [each.body for each in await worker.take(1)] == ["b"]
+        worker.member.close()
+
+
+def _members(node: Node) -> list[Member]:
+    """The members of the group on the node that has it."""
+    holding = node.groups.holdings.get(SEAT)
+    assert holding is not None
+    return list(holding.hub.find("g").members)
