@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from switchboard_server.backends.rabbitmq.appends import Requests
+from switchboard_server.backends.rabbitmq.entries import Entry
 from switchboard_server.backends.rabbitmq.messages import AtSeat, Received
 from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.place import Place
@@ -18,7 +19,7 @@ from switchboard_server.backends.rabbitmq.records import (
     columns_to_drafts,
     drafts_to_columns,
 )
-from switchboard_server.backends.rabbitmq.sequencing import Entry, Sequencer
+from switchboard_server.backends.rabbitmq.sequencing import Sequencer
 from switchboard_server.core.errors import SwitchboardError
 
 SEAT = "sequencer"
@@ -167,7 +168,7 @@ class Forwarder:
                 self._requests.fail(call.number, error)
 
     def _take(self, entry: Entry, *, scheduled: bool) -> None:
-        if not self._sequencer.is_new(entry):
+        if not self._sequencer.sifter.is_new(entry):
             return
         if scheduled:
             self._scheduler.add(entry)

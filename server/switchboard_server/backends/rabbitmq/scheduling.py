@@ -17,13 +17,14 @@ from operator import attrgetter
 import msgspec
 
 from switchboard_server.backends.clocks import Alarm
+from switchboard_server.backends.rabbitmq.entries import Entry
 from switchboard_server.backends.rabbitmq.journal import Journal
 from switchboard_server.backends.rabbitmq.records import (
     DraftColumns,
     columns_to_drafts,
     drafts_to_columns,
 )
-from switchboard_server.backends.rabbitmq.sequencing import Entry, Sequencer
+from switchboard_server.backends.rabbitmq.sequencing import Sequencer
 from switchboard_server.core.clock import Clock
 from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.idempotency import SCHEDULED, Key
@@ -195,14 +196,14 @@ class Schedule:
             return
         known = self._answered.get((entry.node, entry.number))
         if known is not None:
-            self._sequencer.settle(entry, known)
+            self._sequencer.sifter.settle(entry, known)
             return
         drafts, duplicates = entry.drafts, {}
         if drafts.ids is not None:
-            duplicates = self._sequencer.duplicates(drafts)
+            duplicates = self._sequencer.sifter.duplicates(drafts, SCHEDULED)
             fresh = [index for index in range(len(drafts)) if index not in duplicates]
             if not fresh:
-                self._sequencer.settle(entry, duplicates)
+                self._sequencer.sifter.settle(entry, duplicates)
                 return
             drafts = drafts.select(fresh) if duplicates else drafts
         scheduled = Scheduled(
@@ -221,7 +222,7 @@ class Schedule:
         self._next_row += len(drafts)
         self._rows.update((row.row, row) for row in rows)
         keys = [key for key in (row.key for row in rows) if key is not None]
-        self._sequencer.begin_keys(keys)
+        self._sequencer.sifter.begin_keys(keys, SCHEDULED)
         self._start(self._keep(self._journal, entry, scheduled, rows, keys))
 
     async def _keep(
@@ -233,12 +234,12 @@ class Schedule:
         keys: Sequence[Key],
     ) -> None:
         await journal.append(_encode(scheduled))
-        self._sequencer.end_keys(keys)
+        self._sequencer.sifter.end_keys(keys)
         self._remembered([RecentId(*key, SCHEDULED, scheduled.accepted_ns) for key in keys])
         self._remember(scheduled)
         for row in rows:
             heappush(self._due, (row.due_ns, row.row))
-        self._sequencer.settle(entry, scheduled.duplicates)
+        self._sequencer.sifter.settle(entry, scheduled.duplicates)
         self._arm()
         if journal.should_compact:
             await journal.compact(self._live())

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from switchboard_server.backends.clocks import LogTime
 from switchboard_server.backends.rabbitmq.channel import Properties
+from switchboard_server.backends.rabbitmq.entries import Entry, Known, Sifter, keys_of
 from switchboard_server.backends.rabbitmq.place import Place
 from switchboard_server.backends.rabbitmq.records import (
     CONTENT_TYPE,
@@ -29,8 +30,7 @@ from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.backends.rabbitmq.waiting import unavailable
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.idempotency import SCHEDULED, Key
-from switchboard_server.core.records import Batch, Codec, Drafts, build_batches
+from switchboard_server.core.records import Batch, Codec, build_batches
 
 IN_FLIGHT = 6
 """Records on their way to the broker while others gather."""
@@ -43,44 +43,8 @@ GATHER_TURNS = 16
 """Most turns of the loop for which a record waits while more arrives in each of them."""
 TERM_SECONDS = 20.0
 """How long the marker of a term may take until it is read."""
-REMEMBERED = 100_000
-"""Requests of a node that are known again when they are sent twice."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Entry:
-    """Events that are to be numbered.
-
-    Args:
-        node: Id of the node whose request it is; empty: they were scheduled, or come from another
-            program.
-        number: Number of the request.
-        drafts: The events.
-        settle: Takes the answer where nothing is stored, for all are duplicates.
-        fail: Takes the defect that keeps it from being stored.
-        released: Numbers of the scheduled events that these are.
-
-    Attributes:
-        size: Bytes of the events.
-        duplicates: Which of them were accepted before.
-        until: When nobody waits for it any more, seconds of the loop's clock.
-    """
-
-    node: str
-    number: int
-    drafts: Drafts
-    settle: Callable[[Mapping[int, int]], None]
-    fail: Callable[[Exception], None]
-    released: Sequence[int] = ()
-    size: int = field(init=False)
-    duplicates: Mapping[int, int] = field(default_factory=dict)
-    until: float = inf
-
-    def __post_init__(self) -> None:
-        """Measures it."""
-        self.size = self.drafts.size()
 
 
 @dataclass(slots=True)
@@ -89,14 +53,6 @@ class _Sent:
 
     first: int
     batches: list[Batch]
-    keys: list[Key]
-
-
-class Known(Protocol):
-    """Tells which events were accepted before; see `LogListener.known`."""
-
-    def __call__(self, drafts: Drafts) -> Mapping[int, int]:
-        """By index, the sequences of those events."""
 
 
 class Sequencer:
@@ -132,7 +88,7 @@ class Sequencer:
         self._clock = clock
         self._batch_size = batch_size
         self._timeout = timeout
-        self._known = known
+        self.sifter = Sifter(known)
         self._loop = asyncio.get_running_loop()
         self._marker: asyncio.Future[None] | None = None
         self.term: Term | None = None
@@ -148,8 +104,7 @@ class Sequencer:
         self._gathering = False
         self._next = 0
         self._sent: deque[_Sent] = deque()
-        self._keys: dict[Key, int] = {}
-        self._seen: dict[str, dict[int, Mapping[int, int] | None]] = {}
+        self.sifter.reset()
         if not self._idle.done():
             self._idle.set_result(None)
 
@@ -224,29 +179,6 @@ class Sequencer:
                 ),
             )
 
-    def is_new(self, entry: Entry) -> bool:
-        """Whether a request comes for the first time in this term.
-
-        One of which nothing was stored gets its answer again, which may have been lost.
-        """
-        seen = self._seen.setdefault(entry.node, {})
-        if entry.number in seen:
-            settled = seen[entry.number]
-            if settled is not None:
-                entry.settle(settled)
-            return False
-        seen[entry.number] = None
-        if len(seen) > REMEMBERED:
-            del seen[next(iter(seen))]
-        return True
-
-    def settle(self, entry: Entry, duplicates: Mapping[int, int]) -> None:
-        """Answers a request of which no record will tell."""
-        seen = self._seen.get(entry.node)
-        if seen is not None and entry.number in seen:
-            seen[entry.number] = duplicates
-        entry.settle(duplicates)
-
     def add(self, entry: Entry) -> None:
         """Takes events to number.
 
@@ -282,9 +214,7 @@ class Sequencer:
             return
         if not (self._waiting or self._sent or self._idle.done()):
             self._idle.set_result(None)
-        for batch in columns.batches if self._keys else ():
-            for index, each in batch.ids.items():
-                self._keys.pop((batch.route(index).source_service, each), None)
+        self.sifter.learned(columns)
 
     def missed(self, columns: Columns) -> None:
         """Takes notice that a record does not count, which was this term's: one before is lost."""
@@ -319,8 +249,11 @@ class Sequencer:
         """Writes what waits as one record."""
         taken = self._take()
         first, time_ns = self._next, self._time.now()
-        begun: list[Key] = []
-        entering = [each for each in (self._sift(entry, begun) for entry in taken) if each]
+        entering: list[Entry] = []
+        for entry in taken:
+            if self.sifter.sift(entry, self._next):
+                self._next += len(entry.drafts)
+                entering.append(entry)
         if not entering:
             return
         drafts = [each.drafts for each in entering]
@@ -334,10 +267,9 @@ class Sequencer:
                 released=[row for each in entering for row in each.released],
             )
         except Exception as error:  # A defect must fail these calls, not all later ones.
-            for key in begun:
-                self._keys.pop(key, None)
             self._next = first
-            for each in taken:
+            for each in entering:
+                self.sifter.end_keys(keys_of(each.drafts).values())
                 each.fail(error)
             return
         keys = routing_keys(batches)
@@ -347,7 +279,7 @@ class Sequencer:
             delivery_mode=2,
             headers={"CC": list[Any](keys[1:])} if len(keys) > 1 else None,
         )
-        self._sent.append(_Sent(first, batches, begun))
+        self._sent.append(_Sent(first, batches))
         self._in_flight += 1
         done = term.publish(self._topology.events, keys[0], body, properties, mandatory=True)
         done.add_done_callback(lambda outcome: self._confirmed(term, outcome))
@@ -372,54 +304,6 @@ class Sequencer:
         self._events -= events
         self._bytes -= size
         return taken
-
-    def _sift(self, entry: Entry, begun: list[Key]) -> Entry | None:
-        """Leaves out what was accepted before, and numbers the rest; None: nothing remains."""
-        drafts = entry.drafts
-        if drafts.ids is not None and not entry.released:
-            entry.duplicates = self.duplicates(drafts)
-            if entry.duplicates:
-                fresh = [i for i in range(len(drafts)) if i not in entry.duplicates]
-                if not fresh:
-                    self.settle(entry, entry.duplicates)
-                    return None
-                entry.drafts = drafts = drafts.select(fresh)
-        for index, each in enumerate(drafts.ids or ()):
-            if each:
-                key = (drafts.route(index).source_service, each)
-                self._keys[key] = self._next + index
-                begun.append(key)
-        self._next += len(drafts)
-        return entry
-
-    def duplicates(self, drafts: Drafts) -> dict[int, int]:
-        """Which events were accepted before, or are on their way: their sequences, by index."""
-        found = dict(self._known(drafts))
-        fresh: dict[Key, int] = {}
-        skipped = 0
-        for index, each in enumerate(drafts.ids or ()):
-            if index in found:
-                skipped += 1
-            elif each:
-                key = (drafts.route(index).source_service, each)
-                on_its_way = self._keys.get(key)
-                # Where the same call has it twice, its rank among those that remain tells.
-                earlier = on_its_way if on_its_way is not None else fresh.get(key)
-                if earlier is None:
-                    fresh[key] = self._next + index - skipped
-                else:
-                    found[index] = earlier
-                    skipped += 1
-        return found
-
-    def begin_keys(self, keys: Sequence[Key]) -> None:
-        """Notes that events are on their way to be scheduled."""
-        self._keys.update(dict.fromkeys(keys, SCHEDULED))
-
-    def end_keys(self, keys: Sequence[Key]) -> None:
-        """Notes that they are known now, or not scheduled."""
-        for key in keys:
-            self._keys.pop(key, None)
 
     def _confirmed(self, term: Term, outcome: "asyncio.Future[None]") -> None:
         error = outcome.exception()
