@@ -49,6 +49,8 @@ class Tally:
     """Calls and events that a hub refused, by its reason."""
     lost: Counter[str] = field(default_factory=Counter)
     """Calls that failed because of their connection, or of a hub that is silent, by status."""
+    last: dict[str, str] = field(default_factory=dict)
+    """What the last failure said, by what failed."""
 
     def note(self, error: Exception, what: str) -> None:
         """Counts a failure.
@@ -65,6 +67,7 @@ class Tally:
             return
         assert isinstance(error, grpc.aio.AioRpcError), error
         assert error.code() in _DOWN, error
+        self.last[what] = error.details() or ""
         reason, _ = reason_of(error)
         if reason:
             self.refused[f"{what}: {reason}"] += 1
