@@ -38,12 +38,13 @@ async def hubs(
     *,
     codec: Codec | None = None,
     settings: ClusterLogSettings | None = None,
+    first: int = 0,
 ) -> AsyncIterator[list[Hub]]:
-    """Open hubs of one cluster."""
+    """Open hubs of one cluster, which are numbered from a first one on."""
     prefix = prefix or a_prefix()
     async with AsyncExitStack() as stack:
         made = []
-        for number in range(count):
+        for number in range(first, first + count):
             hub = Hub(LogNode(rabbit.url, prefix, f"n{number}", codec=codec, settings=settings))
             stack.push_async_callback(hub.node.close)
             await hub.node.start()

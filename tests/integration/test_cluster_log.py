@@ -7,6 +7,7 @@ import aio_pika
 
 from switchboard.v1 import event_pb2, subscription_pb2
 from switchboard_server.backends.rabbitmq.inlet import Inlet
+from switchboard_server.backends.rabbitmq.tail import BACK
 from switchboard_server.core.clock import SECOND_NS, wall_clock
 from switchboard_server.core.events import AfterSequence
 from switchboard_server.core.filters import EVERYTHING
@@ -50,6 +51,19 @@ async def test_a_subscriber_goes_on_at_another_node_where_it_was(rabbit: RabbitS
         async with hubs(rabbit, 1, one.node.topology.prefix) as (late,):
             from_the_first = await late.events.subscribe(EVERYTHING, AfterSequence(0))
             assert await late.texts(from_the_first, 30) == list(map(str, range(30)))
+
+
+async def test_a_node_that_comes_long_after_a_term_began_publishes_at_once(
+    rabbit: RabbitServer,
+) -> None:
+    async with hubs(rabbit, 1) as (one,):
+        # More records than a node reads back when it begins: it never reads the term's marker.
+        for number in range(2 * BACK):
+            await one.events.publish(some(str(number)))
+        async with hubs(rabbit, 1, one.node.topology.prefix, first=1) as (late,):
+            # Before the seat of who numbers may move to it, by which a new term would begin.
+            async with asyncio.timeout(5):
+                assert (await late.events.publish(some("late"))).first == 2 * BACK + 1
 
 
 async def test_an_event_that_comes_to_both_nodes_at_once_is_stored_once(

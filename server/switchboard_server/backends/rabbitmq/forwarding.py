@@ -19,6 +19,7 @@ from switchboard_server.backends.rabbitmq.records import (
     columns_to_drafts,
     drafts_to_columns,
 )
+from switchboard_server.backends.rabbitmq.roster import Holding
 from switchboard_server.backends.rabbitmq.sequencing import Sequencer
 from switchboard_server.core.errors import SwitchboardError
 
@@ -117,15 +118,20 @@ class Forwarder:
         if self._sequencer.term is not None:
             self._take_route("", self._place.epoch)
             self._send_to_self()
-        elif (
-            term is not None
-            and term.session != self._peers.session
-            # What was open when a term began is only then known not to be stored when the marker
-            # of that term has been read.
-            and self._place.term == term.epoch
-        ):
+        elif term is not None and term.session != self._peers.session and self._may_be_new(term):
             self._take_route(f"{self._peers.session}>{term.session}", self._place.epoch)
             self._send_to_seat()
+
+    def _may_be_new(self, term: Holding) -> bool:
+        """Whether what is open is known not to be stored in an earlier term.
+
+        What was open when a term began is only then when the marker of that term has been read. A
+        node that came later, and began to read behind the marker, has sent nothing before.
+        """
+        place = self._place
+        return place.term == term.epoch or (
+            not place.term and place.epoch > 0 and self._route[1] in (0, place.epoch)
+        )
 
     def _take_route(self, route: str, epoch: int) -> None:
         """Sends everything again where it goes another way now.
