@@ -12,6 +12,7 @@ from switchboard_server.core.errors import (
     AlreadyExistsError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Key, RemovalCause, Status
@@ -231,6 +232,21 @@ async def test_who_is_not_in_charge_any_more_is_not_heard(cluster: Cluster) -> N
     await b.register(2)
     await cluster.agreed()
     assert status(a) is Status.SERVING
+
+
+async def test_what_arrives_when_it_was_given_up_is_not_done(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await a.register(1, check=TCP)
+    await until(lambda: a.serving == ["i1"])
+    # As where a network holds it up for longer than anybody waits.
+    patience, a.store._timeout = a.store._timeout, -1.0
+    for refused in (a.deregister(1), a.set_status(Status.DRAINING), a.hold(1), a.register(2)):
+        with pytest.raises(UnavailableError, match="too late"):
+            await refused
+    a.store._timeout = patience
+    await b.register(3, check=TCP)
+    await cluster.agreed(lambda node: node.serving == ["i1", "i3"])
+    await a.deregister(1)
 
 
 async def test_unhealthy_instances_are_reaped_once(cluster: Cluster) -> None:

@@ -69,6 +69,7 @@ class RedisRegistry:
         plain = "".join(each if each.isascii() and each.isalnum() else "-" for each in node)
         self._name = f"{plain}-{secrets.token_hex(3)}"
         self._reap_ms = round(reap_after * 1000)
+        self._timeout = link.timeout
         self._place = Place(link, self._name)
         self._follower = Follower(link, self._place, lease=lease, interval=interval)
         self._tokens = count(1)
@@ -176,7 +177,8 @@ class RedisRegistry:
 
     async def _ask(self, script: Script, *args: Argument) -> Answer:
         try:
-            return await self._place.ask(script, *args)
+            # When the link gives up as well, and who asked is told that it failed.
+            return await self._place.ask(script, *args, within=2 * self._timeout)
         except LostError:
             self._follower.wake()
             problem = "Redis has lost the registry, which is being put back"

@@ -311,7 +311,8 @@ class Follower:
     def _set_dial(self, answer: list[str], began: float) -> None:
         self._wall_ms = int(answer[3])
         middle = (began + self._loop.time()) / 2
-        self._feed.dial = Dial(int(answer[4]), self._wall_ms / 1000 - middle)
+        self._place.ahead = self._wall_ms / 1000 - middle
+        self._feed.dial = Dial(int(answer[4]), self._place.ahead)
 
     async def _find(self) -> None:
         """Finds the store that there is now, or begins one."""

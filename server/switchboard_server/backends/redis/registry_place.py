@@ -1,10 +1,11 @@
 """Where in Redis the shared registry is, and how it is asked."""
 
+import asyncio
 import secrets
 from typing import Any
 
 from switchboard_server.backends.redis import registry_scripts as scripts
-from switchboard_server.backends.redis.link import RedisLink
+from switchboard_server.backends.redis.link import LinkError, RedisLink
 from switchboard_server.backends.redis.scripts import Argument, Script
 
 Answer = list[str]
@@ -25,6 +26,7 @@ class Place:
     Attributes:
         id: Of the store that is known; empty: none is.
         seen: The last stamp that is known.
+        ahead: Redis's Unix time less the monotonic clock here, in seconds.
         token: Names the node since it joined last. It gets another one when the others took it for
             dead.
     """
@@ -36,6 +38,7 @@ class Place:
         self.channel = link.channel("registry")
         self.id = ""
         self.seen = 0
+        self.ahead = 0.0
         self.token = ""
         self.rename()
 
@@ -47,21 +50,32 @@ class Place:
         """Makes another token."""
         self.token = f"{self._name}#{secrets.token_hex(4)}"
 
-    async def ask(self, script: Script, *args: Argument) -> Answer:
+    async def ask(self, script: Script, *args: Argument, within: float | None = None) -> Answer:
         """Runs a script.
+
+        Args:
+            script: The script.
+            args: What it is given.
+            within: Seconds after which it may not be done any more; None: it always may.
 
         Raises:
             LostError: The store is not as it was known; nothing was done.
             LinkError: Redis cannot be used; it may have been done.
             redis.exceptions.ResponseError: Redis refuses it.
         """
-        head = (self.token, self.id, self.seen, self.channel)
+        expires = ""
+        if within is not None:
+            now = asyncio.get_running_loop().time()
+            expires = str(round((now + self.ahead + within) * 1000))
+        head = (self.token, self.id, f"{self.seen} {expires}", self.channel)
         answer = [
             each.decode(errors="replace")
             for each in await self._link.run(script, self._keys, *head, *args)
         ]
         if answer[0] == "lost":
             raise LostError
+        if answer[0] == "stale":
+            raise LinkError("Redis was reached too late")
         return answer
 
     async def call(self, command: str, part: str, *args: Argument) -> Any:

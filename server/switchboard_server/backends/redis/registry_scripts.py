@@ -3,7 +3,8 @@
 Every script gets the same keys, and first who asks (`SELF`, a node's token), which store it means
 (`ID`, which another one has that begins empty) and the last stamp that it has seen. A store that
 has another id or has not come that far is not the one that the node knows: Redis was emptied, or
-has come back as it was some time ago. Then nothing is done, and the answer is `lost`.
+has come back as it was some time ago. Then nothing is done, and the answer is `lost`. Nor is
+anything done that arrives too late: a network may hold up what a node has given up long ago.
 
 All times are milliseconds by the registry's own clock: Redis's less an offset, which grows by the
 time in which no script ran, since then no node could reach Redis, and by each step of its clock.
@@ -39,7 +40,9 @@ _COMMON = (
     """
 local META, ALL, DUE, NODES, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local LOG, LOADS, EVICTED, REMOVED = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local SELF, ID, SEEN, CHANNEL = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local SELF, ID, CHANNEL = ARGV[1], ARGV[2], ARGV[4]
+local seen, expires = string.match(ARGV[3], '^(%d+) (%d*)$')
+local SEEN = tonumber(seen)
 local SPEC, ADDRESS, REGISTRANT, STATUS, REASON, SINCE = 1, 2, 3, 4, 5, 6
 local REGISTERED, REVISION, DECLARED, DECLARED_REASON = 7, 8, 9, 10
 local CHECKED, CHECKED_REASON, LEASED, LEASE, HOLDER = 11, 12, 13, 14, 15
@@ -171,6 +174,8 @@ end
 
 _KNOWN = """
 if known[1] ~= ID or stamp < SEEN then return {'lost'} end
+-- It was under way for so long that who asked was told that it failed, and may have done otherwise.
+if expires ~= '' and wall > tonumber(expires) then return {'stale'} end
 """
 
 REGISTER = (
