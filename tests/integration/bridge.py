@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,18 @@ class Running:
             started = await client.read()
             assert started["data"]["event"] == "started", started
             yield client
+
+
+def narrow(port: int) -> socket.socket:
+    """A connection to the bridge that takes little before it is read.
+
+    However much the kernel would let a connection hold, which differs from machine to machine.
+    """
+    narrowed = socket.socket()
+    narrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrowed.connect(("127.0.0.1", port))
+    narrowed.setblocking(False)
+    return narrowed
 
 
 async def settled(condition: Callable[[], bool]) -> None:

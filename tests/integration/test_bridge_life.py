@@ -17,7 +17,14 @@ from switchboard_server.core.realtime.outbox import OutboxLimits
 from switchboard_server.core.realtime.wishes import BroadcastWish
 from switchboard_server.telemetry.bridge_metrics import BridgeMetrics
 from switchboard_server.telemetry.metrics import Metrics
-from tests.integration.bridge import BridgeClient, Running, bridge, principal, settled
+from tests.integration.bridge import (
+    BridgeClient,
+    Running,
+    bridge,
+    narrow,
+    principal,
+    settled,
+)
 
 KEPT = {"kept": HistoryPolicy(1000, 3600 * 10**9)}
 SMALL = RealtimeLimits(outbox=OutboxLimits(messages=20, bytes=100_000))
@@ -86,7 +93,7 @@ async def notes(client: BridgeClient, count: int) -> list[int]:
 
 async def test_where_a_history_has_the_rest_a_slow_page_is_sent_away_to_recover_it() -> None:
     async with bridge(realtime=SMALL, rules=KEPT) as hub:
-        async with hub.member("slow") as slow:
+        async with hub.member("slow", sock=narrow(hub.server.port)) as slow:
             joined = await slow.done("join", {"room": "kept"})
             slow.socket.transport.pause_reading()
             await flood(hub, "kept", 1000)
