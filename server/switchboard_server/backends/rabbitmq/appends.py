@@ -184,21 +184,25 @@ class Requests:
             if request.began > limit:
                 break
             late.append(request)
+        why = f"the log did not answer within {self._timeout:g} s"
         for request in late:
-            self.fail(request.number, self._too_late(request, problem))
+            self.fail(request.number, self._failure(request, why, problem))
         return bool(late)
 
-    def _too_late(self, request: Request, problem: str | None) -> UnavailableError:
+    def fail_sent(self, problem: str | None) -> None:
+        """Fails what was sent, since nobody will tell what became of it."""
+        for request in [each for each in self._open.values() if each.sent]:
+            why = "the part of the log that tells is gone"
+            self.fail(request.number, self._failure(request, why, problem))
+
+    def _failure(self, request: Request, why: str, problem: str | None) -> UnavailableError:
         outcome = (
             "whether it was stored is not known: publishing it again with the same ids is safe"
             if request.sent
             else "nothing was stored"
         )
-        why = f" ({problem})" if problem else ""
-        return UnavailableError(
-            "LOG_UNAVAILABLE",
-            f"the log did not answer within {self._timeout:g} s{why}; {outcome}",
-        )
+        more = f" ({problem})" if problem else ""
+        return UnavailableError("LOG_UNAVAILABLE", f"{why}{more}; {outcome}")
 
     def _close(self, number: int) -> Request | None:
         request = self._open.pop(number, None)

@@ -36,6 +36,13 @@ class Followed(Protocol):
     def identified(self, log_id: str) -> None:
         """Takes the id of the log."""
 
+    def lost_its_place(self, *, skipped: bool) -> None:
+        """Takes notice that what was written meanwhile is not read here.
+
+        Args:
+            skipped: Retention has removed it; otherwise the stream has lost it, or is another one.
+        """
+
     def fell_behind(self, last: int) -> None:
         """Takes notice that the log goes on before a sequence that was read already."""
 
@@ -88,12 +95,14 @@ class Follower:
     def skipped(self) -> None:
         """See `TailListener.skipped`."""
         self._place.loose = True
+        self._followed.lost_its_place(skipped=True)
 
     def replaced(self) -> None:
         """See `TailListener.replaced`."""
         self._replaced = self._place.loose = True
         if self._sequencer.term is not None:
             self._sequencer.term.end("the stream was replaced")
+        self._followed.lost_its_place(skipped=False)
 
     def attached(self, problem: str | None) -> None:
         """See `TailListener.attached`."""

@@ -112,6 +112,11 @@ class Forwarder:
             self._waking = True
             self._loop.call_soon(self._send)
 
+    def begin_anew(self) -> None:
+        """Takes whatever term the log is in now for the first one that this node knows."""
+        self._route = ("", 0)
+        self.wake()
+
     def _send(self) -> None:
         self._waking = False
         term = self._peers.term(SEAT)

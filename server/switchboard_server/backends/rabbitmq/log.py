@@ -322,6 +322,13 @@ class ClusterLog:
         """See `Followed.term_began`."""
         self._forwarder.wake()
 
+    def lost_its_place(self, *, skipped: bool) -> None:
+        """See `Followed.lost_its_place`."""
+        if skipped:
+            # They may be among what is gone, answered by records that nobody reads any more.
+            self._requests.fail_sent(self._problem)
+        self._forwarder.begin_anew()
+
     def fell_behind(self, last: int) -> None:
         """See `Followed.fell_behind`."""
         self._peers.tell(AtSeat(SEAT), LogFloor(last))

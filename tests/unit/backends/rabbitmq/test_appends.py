@@ -99,3 +99,15 @@ async def test_who_has_gone_away_does_not_disturb_the_others() -> None:
     node.requests.read([Answers("me", 1, [1, 1])], 1, NOW)
     assert stays.result() == Appended(2, NOW)
     node.requests.fail(99, RuntimeError("nobody's"))
+
+
+async def test_where_nobody_will_tell_of_what_was_sent_only_that_fails() -> None:
+    node = Node()
+    sent = node.append("a")
+    node.sent()
+    unsent = node.append("b")
+    node.requests.fail_sent("a part of the log is gone")
+    with pytest.raises(UnavailableError, match="is not known"):
+        await sent
+    assert not unsent.done()
+    assert node.sent() == [2]
