@@ -9,6 +9,8 @@ from tests.e2e.cluster.nodes import alone, cluster
 from tests.e2e.cluster.report import table
 from tests.e2e.cluster.trial import Trial
 
+pytestmark = pytest.mark.faults
+
 RATE = 200.0
 """Events a second of each publisher: enough to have many on their way whenever a fault falls."""
 

@@ -16,6 +16,8 @@ from tests.support.cluster_logs import LogNode, a_prefix
 from tests.support.events import some
 from tests.support.proxy import TcpProxy
 
+pytestmark = pytest.mark.faults
+
 PATIENT = ClusterLogSettings(timeout=60)
 """Appends wait for whatever these tests do."""
 

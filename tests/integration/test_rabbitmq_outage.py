@@ -24,6 +24,8 @@ from tests.support.rabbit import (
     until,
 )
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:

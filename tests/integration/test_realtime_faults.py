@@ -19,6 +19,8 @@ from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
 from tests.support.realtime_nodes import PATIENCE, Member, Node, eventually, nodes
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:

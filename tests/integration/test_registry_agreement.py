@@ -17,6 +17,8 @@ from tests.support.proxy import TcpProxy
 from tests.support.registries import TCP
 from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 
+pytestmark = pytest.mark.faults
+
 INSTANCES = range(1, 9)
 """Fewer than ten, so that self-preservation keeps out of it."""
 WITHIN = 4 * LEASE

@@ -137,7 +137,9 @@ class Guest:
             return
         error = task.exception()
         if error is not None and not isinstance(error, _NodeGoneError):
-            failure = UnavailableError("INTERNAL", "the node that has the group has a defect")
+            failure = UnavailableError(
+                "LOG_UNAVAILABLE", "the node that has the group failed; subscribe again"
+            )
             with suppress(ResourceExhaustedError):
                 self._carrier.tell(self._address, Ended(self._session, Failure.of(failure)))
             asyncio.get_running_loop().call_exception_handler(
