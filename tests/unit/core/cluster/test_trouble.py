@@ -229,7 +229,7 @@ async def test_a_defect_of_the_node_of_the_group_ends_the_stream() -> None:
         member.end(RuntimeError("a defect"))
         with pytest.raises(UnavailableError) as caught:
             await worker.take(1)
-        assert caught.value.reason == "INTERNAL"
+        assert caught.value.reason == "LOG_UNAVAILABLE"
         assert [str(each["exception"]) for each in told] == ["a defect"]
         assert (await here.groups.view("g")).members == []
         worker.member.close()
