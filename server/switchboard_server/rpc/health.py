@@ -18,6 +18,8 @@ from switchboard_server.rpc.errors import abort
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 """The service's full name."""
+HEARING_SECONDS = 0.2
+"""How long a shutdown waits for those who watch to be told: one of them may not read."""
 
 
 class HealthService(HealthServicer):
@@ -36,6 +38,7 @@ class HealthService(HealthServicer):
         super().__init__()
         self._statuses: dict[str, bool] = dict.fromkeys(services, False)
         self._changed = asyncio.Event()
+        self._watching: set[asyncio.Event] = set()
         for service in ("", *self._statuses):
             self._server_status[service] = health_pb2.HealthCheckResponse.NOT_SERVING
         self._server_status[NAME] = health_pb2.HealthCheckResponse.SERVING
@@ -57,9 +60,15 @@ class HealthService(HealthServicer):
         await self.set("", _status(all(self._statuses.values())))
 
     async def shut_down(self) -> None:
-        """Sets everything to NOT_SERVING, for good."""
+        """Sets everything to NOT_SERVING, for good, and has those told who watch."""
         self._statuses = dict.fromkeys(self._statuses, False)
         await self.enter_graceful_shutdown()
+        # All other streams end next, and nobody is to hear of that first.
+        hearing = [asyncio.create_task(each.wait()) for each in self._watching]
+        if hearing:
+            _, late = await asyncio.wait(hearing, timeout=HEARING_SECONDS)
+            for each in late:
+                each.cancel()
 
     async def Watch(
         self,
@@ -70,6 +79,20 @@ class HealthService(HealthServicer):
 
         The library's own goes on for ever, and so would keep the hub until the drain's deadline.
         """
+        heard = asyncio.Event()
+        self._watching.add(heard)
+        try:
+            await self._tell(request, context, heard)
+        finally:
+            heard.set()
+            self._watching.discard(heard)
+
+    async def _tell(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+        heard: asyncio.Event,
+    ) -> None:
         told: int | None = None
         while True:
             changed = self._changed
@@ -80,6 +103,7 @@ class HealthService(HealthServicer):
                 told = status
                 await context.write(health_pb2.HealthCheckResponse(status=status))
             elif self._gracefully_shutting_down:
+                heard.set()
                 await abort(context, UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
             else:
                 await changed.wait()
