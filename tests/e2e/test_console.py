@@ -279,6 +279,8 @@ async def test_keys_go_to_all_that_matters(
     await expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_be_hidden()
+    # The browser gives the focus back to where it was before.
+    await expect(page.locator("#keys-dialog :focus")).to_have_count(0)
     await page.keyboard.press("m")
     await expect(page.get_by_label("Data, as a JSON object")).to_be_focused()
 

@@ -38,7 +38,7 @@ export function start() {
   byId("keys-button", HTMLButtonElement).addEventListener("click", showKeys);
   document.addEventListener("keydown", (event) => {
     const { target } = event;
-    const typing = target instanceof HTMLElement && target.closest("input, textarea, select, dialog");
+    const typing = target instanceof HTMLElement && target.closest("input, textarea, select, dialog[open]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = KEYS[event.key];
     if (!act) return;
