@@ -2,10 +2,10 @@
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from switchboard_server.core.groups.group import Lease
+from switchboard_server.core.groups.entries import Entry
 from tests.support.events import PlainCodec, read_back
 
 _HEAD = struct.Struct(">II")
@@ -24,11 +24,13 @@ class Got:
 class TellingCodec(PlainCodec):
     """Puts what each delivery is named before its bytes."""
 
-    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
+    def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
         """See `LeaseCodec.lease_all`."""
         frames = []
-        for batch, index, *named in deliveries:
-            head, frame = json.dumps(named).encode(), batch.frame(index)
+        for each in entries:
+            assert each.batch is not None
+            head = json.dumps((each.ack_id, each.attempts)).encode()
+            frame = each.batch.frame(each.index)
             frames.append(_HEAD.pack(len(head), len(frame)) + head + frame)
         return frames, [len(frame) for frame in frames]
 

@@ -7,10 +7,11 @@ its time, its publisher and its id by appending them to the bytes that its publi
 deliveries that stand one after the other, each as field 1, are a `SubscribeResponse`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.groups.entries import Entry
 from switchboard_server.core.records import Batch, Drafts, assigned_id
 
 _FIELD_1 = b"\x0a"
@@ -92,8 +93,8 @@ def _measure(bodies: list[bytes], stamped: int) -> tuple[list[bytes], list[int]]
 
 
 _DELIVERY = [_FIELD_1 + varint(length) for length in range(_TABLED)]
-
-
+_ONE, _TWO = 2 + (1 << 7), 3 + (1 << 14)
+"""A frame shorter than this has its length in one byte, or in two."""
 _ACK_IDS = [_ACK_ID + varint(length) for length in range(128)]
 _ATTEMPTS = [_ATTEMPT + varint(attempt) for attempt in range(128)]
 
@@ -124,19 +125,25 @@ class DeliveryCodec:
             done += len(part)
         return pieces, sizes
 
-    def lease_all(
-        self, deliveries: Iterable[tuple[Batch, int, str, int]]
-    ) -> tuple[list[bytes], list[int]]:
-        """See `LeaseCodec.lease_all`: `ack_id` and `attempt` are appended to each delivery."""
+    def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
+        """See `LeaseCodec.lease_all`."""
         pieces: list[bytes] = []
         sizes: list[int] = []
-        for batch, index, ack_id, attempt in deliveries:
-            frames, ends = batch.frames, batch.ends
-            start = (ends[index - 1] if index else 0) + 1
-            while frames[start] & 0x80:
-                start += 1
-            # What is left is the event as field 1 of a delivery.
-            event, given = frames[start + 1 : ends[index]], ack_id.encode()
+        known: Batch | None = None
+        frames = b""
+        ends: Sequence[int] = ()
+        for entry in entries:
+            batch, index = entry.batch, entry.index
+            if batch is not known or batch is None:
+                if batch is None:
+                    raise AssertionError(f"event {entry.sequence} is delivered without its bytes")
+                known, frames, ends = batch, batch.frames, batch.ends
+            start, end = ends[index - 1] if index else 0, ends[index]
+            # What is left behind tag and length is the event as field 1 of a delivery.
+            start += (
+                2 if end - start < _ONE else 3 if end - start < _TWO else _head_of(frames, start)
+            )
+            event, given, attempt = frames[start:end], entry.ack_id.encode(), entry.attempts
             counted = _ATTEMPTS[attempt] if attempt < len(_ATTEMPTS) else _ATTEMPT + varint(attempt)
             length = len(event) + 2 + len(given) + len(counted)
             head = _DELIVERY[length] if length < _TABLED else _FIELD_1 + varint(length)
@@ -182,6 +189,14 @@ class DeliveryCodec:
             pieces += (head, body, stamp)
             sizes.append(len(head) + len(body) + len(stamp))
         return pieces, sizes
+
+
+def _head_of(frames: bytes, start: int) -> int:
+    """How many bytes the tag and the length of a frame take."""
+    at = start + 1
+    while frames[at] & 0x80:
+        at += 1
+    return at + 1 - start
 
 
 def event_field(frame: bytes) -> bytes:

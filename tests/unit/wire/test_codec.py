@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from switchboard.v1 import event_pb2, event_service_pb2, subscription_pb2
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.filters import Route
+from switchboard_server.core.groups.entries import Entry
 from switchboard_server.core.records import Drafts, assigned_id, build_batches
 from switchboard_server.wire.codec import DeliveryCodec, event_field, tagged, timestamp, varint
 
@@ -161,7 +162,10 @@ def test_leased_deliveries_are_the_events_with_name_and_attempt(
     bodies = [event_pb2.Event(type="t", binary=bytes(each)).SerializeToString() for each in lengths]
     (batch,) = build_batches([Drafts(bodies, ROUTE)], 7, TIME, codec)
     names = [f"{index:x}-19-0badc0de" for index in range(len(bodies))]
-    pieces, sizes = codec.lease_all((batch, at, name, attempt) for at, name in enumerate(names))
+    entries = [Entry(7 + at, 2, batch=batch, index=at) for at in range(len(bodies))]
+    for entry, name in zip(entries, names, strict=True):
+        entry.ack_id, entry.attempts = name, attempt
+    pieces, sizes = codec.lease_all(entries)
     told = subscription_pb2.SubscribeResponse.FromString(b"".join(pieces)).deliveries
     assert [each.ack_id for each in told] == names
     assert {each.attempt for each in told} == {attempt}

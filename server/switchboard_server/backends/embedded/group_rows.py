@@ -1,9 +1,10 @@
 """Groups, what happens to them, and their dead letters as the rows of their tables, and back."""
 
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.groups.changes import Change, DeadLetter, Open, Snapshot
@@ -53,7 +54,7 @@ def from_config(config: GroupConfig) -> str:
 
 def to_config(text: str) -> GroupConfig:
     """What the members of a group agreed on."""
-    held = json.loads(text)
+    held = orjson.loads(text)
     return GroupConfig(
         Filter(
             tuple(held["types"]),
@@ -87,7 +88,7 @@ def from_snapshot(snapshot: Snapshot) -> str:
 def to_snapshot(text: str, crc: int) -> Snapshot | None:
     """The state of a group; None: the row is not as it was written."""
     try:
-        return _to_snapshot(json.loads(text)) if checksum(text) == crc else None
+        return _to_snapshot(orjson.loads(text)) if checksum(text) == crc else None
     except _DAMAGE:
         return None
 
@@ -122,7 +123,7 @@ def to_change(number: int, text: str, crc: int) -> Change | None:
     try:
         if checksum(text, number) != crc:
             return None
-        held = json.loads(text)
+        held = orjson.loads(text)
         return Change(
             cursors=dict(held.get("cursors", ())),
             opened=held.get("opened", []),
@@ -147,7 +148,7 @@ def from_letter(number: int, letter: DeadLetter) -> LetterRow:
     """
     header = _json(
         {
-            "route": letter.route,
+            "route": tuple(letter.route),
             "attributes": dict(letter.attributes),
             "ordering_key": letter.ordering_key,
             "event_ns": letter.event_ns,
@@ -169,7 +170,7 @@ def to_letter(row: LetterRow) -> DeadLetter | None:
     try:
         if checksum(header, number, sequence, time_ns, data=frame) != crc:
             return None
-        held: Mapping[str, Any] = json.loads(header)
+        held: Mapping[str, Any] = orjson.loads(header)
         return DeadLetter(
             sequence=sequence,
             frame=frame,
@@ -232,4 +233,4 @@ def _identity(identity: Identity) -> tuple[str, str, str, str, str]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(value).decode()

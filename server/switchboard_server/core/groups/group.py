@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reading import Reader
 from switchboard_server.core.groups.saving import Saver, answer
 from switchboard_server.core.ports import EventLog
-from switchboard_server.core.records import Batch, runs_of
+from switchboard_server.core.records import runs_of
 from switchboard_server.core.subscription import Gap
 from switchboard_server.core.tail import MAX_CHUNK_BYTES, Tail
 
@@ -34,19 +34,15 @@ PLACE_EVENTS = 10_000
 
 _logger = logging.getLogger(__name__)
 
-_logger = logging.getLogger(__name__)
-
-
-Lease = tuple[Batch, int, str, int]
-"""A delivery: the batch that holds the event, its index there, the delivery's name, and how often
-the event has been delivered, this time included."""
-
 
 class LeaseCodec(Protocol):
     """How a delivery of a group looks as bytes."""
 
-    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
-        """Adds to events what only these deliveries of them have.
+    def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
+        """Adds to events what only these deliveries of them have: `ack_id` and `attempts`.
+
+        Args:
+            entries: The events, which have their bytes and are leased.
 
         Returns:
             The bytes in pieces, as many for each delivery, and how many bytes each has.
@@ -345,14 +341,9 @@ class Group:
             by_holder[holder].give(list(self._parcels(entries)))
 
     def _parcels(self, entries: Sequence[Entry]) -> Sequence[Parcel]:
-        leases: list[Lease] = []
+        pieces, sizes = self._around.codec.lease_all(entries)
         for entry in entries:
-            batch = entry.batch
-            if batch is None:
-                raise AssertionError(f"event {entry.sequence} was given out without its bytes")
-            leases.append((batch, entry.index, entry.ack_id, entry.attempts))
             entry.batch = None
-        pieces, sizes = self._around.codec.lease_all(leases)
         if sum(sizes) <= MAX_CHUNK_BYTES:
             return [Parcel(b"".join(pieces), entries)]
         parcels: list[Parcel] = []

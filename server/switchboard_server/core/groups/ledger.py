@@ -618,7 +618,7 @@ class Ledger:
         self._nonce = nonce
         self.in_flight += len(entries)
         self.counters.delivered += len(entries)
-        self._alarms.set_all_in_order(
+        self._alarms.set_in_order(
             entries, now_ns + self.config.ack_deadline_ns, self.in_flight + self.retrying
         )
 

@@ -43,21 +43,25 @@ def test_what_is_due_rings_once_at_the_time_that_was_set_last(
             assert {each: at for at, each in rung} == late
             assert len(rung) == len(late)
             wanted = {each: at for each, at in wanted.items() if at > now}
+        elif what == "lease":
+            leased = entries[number : number + 1 + wait % 3]
+            for each in leased:
+                each.state = State.IN_FLIGHT
+                wanted[each.sequence] = now + 20
+            alarms.set_in_order(leased, now + 20, len(wanted))
         else:
-            entry.state = State.IN_FLIGHT if what == "lease" else State.RETRYING
-            due_ns = now + (20 if what == "lease" else wait)
-            setting = alarms.set_in_order if what == "lease" else alarms.set
-            setting(entry, due_ns, len(wanted))
-            wanted[number] = due_ns
+            entry.state = State.RETRYING
+            wanted[number] = now + wait
+            alarms.set(entry, now + wait, len(wanted))
         assert alarms.next_ns() == min(wanted.values(), default=None)
 
 
 def test_alarms_that_do_not_hold_any_more_are_not_kept_behind_one_that_does() -> None:
     alarms = Alarms()
-    alarms.set_in_order(an_entry(0), 1, 1)
+    alarms.set_in_order([an_entry(0)], 1, 1)
     for number in range(1, 5000):
         entry = an_entry(number)
-        alarms.set_in_order(entry, 1 + number, 2)
+        alarms.set_in_order([entry], 1 + number, 2)
         entry.state = State.SETTLED
     assert len(alarms) < 2000
     assert alarms.next_ns() == 1
@@ -65,7 +69,7 @@ def test_alarms_that_do_not_hold_any_more_are_not_kept_behind_one_that_does() ->
 
 def test_cleared_alarms_never_ring() -> None:
     alarms = Alarms()
-    alarms.set_in_order(an_entry(1), 5, 1)
+    alarms.set_in_order([an_entry(1)], 5, 1)
     alarms.set(an_entry(2), 6, 2)
     alarms.clear()
     assert alarms.next_ns() is None

@@ -1,6 +1,6 @@
 """A hub with groups over a log in memory, in the loop's own time."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,8 +12,7 @@ from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.events import Begin, EventHub, Limits, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Outcome
-from switchboard_server.core.groups.group import Lease
+from switchboard_server.core.groups.entries import Entry, Outcome
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits, GroupWish
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.groups.membership import Member
@@ -44,13 +43,14 @@ class LeasingCodec(PlainCodec):
     def __init__(self) -> None:
         self.leased: dict[tuple[int, int], str] = {}
 
-    def lease_all(self, deliveries: Iterable[Lease]) -> tuple[list[bytes], list[int]]:
+    def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
         """See `LeaseCodec.lease_all`."""
         frames = []
-        for batch, index, ack_id, attempt in deliveries:
-            frames.append(batch.frame(index))
+        for each in entries:
+            assert each.batch is not None
+            frames.append(each.batch.frame(each.index))
             (told,) = read_back(frames[-1])
-            self.leased[told.sequence, attempt] = ack_id
+            self.leased[told.sequence, each.attempts] = each.ack_id
         return frames, [len(frame) for frame in frames]
 
 
