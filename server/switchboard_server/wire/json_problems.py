@@ -6,6 +6,8 @@ words it otherwise, is passed on as it is.
 
 import re
 
+from google.protobuf import descriptor_pool
+
 from switchboard_server.core.errors import InvalidArgumentError, Violation
 
 _LONGEST, _LONGEST_NAME = 300, 80
@@ -21,8 +23,8 @@ _BETTER = (
     (re.compile(r"Expected true or false without quotes"), "must be true or false"),
     (re.compile(r"(invalid literal for int|Couldn't parse integer).*"), "must be a whole number"),
     (re.compile(r"Value out of range: (.*)"), r"\1 is out of range"),
-    (re.compile(r"Invalid enum value (.*) for enum type .*\.(\w+)"), r"\1 is no \2"),
 )
+_NO_VALUE = re.compile(r"Invalid enum value (.*) for enum type (.*)")
 
 
 def malformed(text: str) -> InvalidArgumentError:
@@ -47,6 +49,7 @@ def malformed(text: str) -> InvalidArgumentError:
         description = first[: place.start()]
     for pattern, better in _BETTER:
         description = pattern.sub(better, description)
+    description = _NO_VALUE.sub(_no_value, description)
     return _violation(path, _shortened(description))
 
 
@@ -55,6 +58,16 @@ def _violation(path: list[str], description: str) -> InvalidArgumentError:
     message = f"{field}: {description}" if field else description
     violations = [Violation(field, description)] if field else []
     return InvalidArgumentError("MALFORMED_REQUEST", message, violations=violations)
+
+
+def _no_value(found: re.Match[str]) -> str:
+    """Tells what an enum has, where it is known: its first value stands for none being given."""
+    try:
+        enum = descriptor_pool.Default().FindEnumTypeByName(found[2])
+    except KeyError:
+        return f"{found[1]} is no {found[2]}"
+    names = ", ".join(each.name for each in enum.values if each.number)
+    return f"{found[1]} is no {enum.name}; there are {names}"
 
 
 def _as_in_the_proto(name: str) -> str:

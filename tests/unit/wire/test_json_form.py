@@ -136,7 +136,11 @@ def test_a_wrong_field_is_named(data: dict[str, Any], says: str) -> None:
         ({"filter": []}, "filter", "must be an object"),
         ({"max_in_flight": "x"}, "max_in_flight", "must be a whole number"),
         ({"max_in_flight": -1}, "max_in_flight", "-1 is out of range"),
-        ({"mode": "NOPE"}, "mode", "NOPE is no DeliveryMode"),
+        (
+            {"mode": "NOPE"},
+            "mode",
+            "NOPE is no DeliveryMode; there are DELIVERY_MODE_FAN_OUT, DELIVERY_MODE_QUEUE, ",
+        ),
         ({"heartbeat_interval": 1}, "heartbeat_interval", "must be a string"),
     ],
 )
