@@ -58,6 +58,17 @@ async def test_what_a_browser_holds_returns_when_its_connection_ends() -> None:
         ]
 
 
+async def test_a_member_that_leaves_is_told_how_far_its_group_has_come() -> None:
+    async with bridge() as hub, hub.member() as ann:
+        await join(ann, max_in_flight=2)
+        await ann.done("publish", {"events": [ORDER, ORDER]})
+        first, second = (await ann.until_type("event"))["deliveries"]
+        assert await settle(ann, "acknowledge", second["ack_id"]) == ["OK"]
+        left = await ann.done("unsubscribe", {"subscription": "s"})
+        # The first one is not settled, though more has been received.
+        assert int(left["position"]) == int(first["event"]["sequence"]) - 1
+
+
 async def test_a_member_that_differs_is_told_how() -> None:
     async with bridge() as hub, hub.member() as ann, hub.member() as bob:
         await join(ann)

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from switchboard.v1 import subscription_pb2
 from switchboard_server.bridge import frames
@@ -144,6 +144,18 @@ class Subscriptions:
     async def _follow(self, name: str, subscription: Subscription | MemberStream) -> None:
         """Writes what a subscription has to say, until it or the connection ends."""
         try:
+            await self._write_all(name, subscription)
+        except Exception as raised:  # Every failure becomes a frame.
+            self._ended(name, as_switchboard_error(raised, "EventService/Subscribe"))
+        finally:
+            if isinstance(subscription, Subscription):
+                self._hub.events.unsubscribe(subscription)
+            else:
+                subscription.close()
+            del self._following[name]
+
+    async def _write_all(self, name: str, subscription: Subscription | MemberStream) -> NoReturn:
+        try:
             while True:
                 await self._writer.writable()
                 item = await subscription.next()
@@ -153,14 +165,10 @@ class Subscriptions:
                     word = subscription_pb2.SubscribeResponse.FromString(encode.control(item))
                     self._writer.write(frames.control(name, to_json(word)))
                     self._following[name].position = subscription.position
-        except Exception as raised:  # Every failure becomes a frame.
-            self._ended(name, as_switchboard_error(raised, "EventService/Subscribe"))
         finally:
-            if isinstance(subscription, Subscription):
-                self._hub.events.unsubscribe(subscription)
-            else:
-                subscription.close()
-            del self._following[name]
+            if not isinstance(subscription, Subscription):
+                # Deliveries of a group do not come in the order of the log.
+                self._following[name].position = subscription.position
 
     async def _deliver(self, name: str, chunk: Chunk) -> None:
         following = self._following[name]

@@ -24,7 +24,8 @@ class Chunk:
     Attributes:
         frames: The encoded events.
         count: How many.
-        last: Everything up to this sequence is in here, was before, or does not match.
+        last: Everything up to this sequence is in here, was before, or does not match; of a group,
+            which keeps to no order, the sequence of the last one in here.
     """
 
     __slots__ = ("count", "frames", "last")

@@ -119,7 +119,7 @@ class Member:
                 parcel = self._parcels.popleft()
                 self.delivered += len(parcel.entries)
                 self.latest = parcel.entries
-                last = max([each.sequence for each in parcel.entries])
+                last = parcel.entries[-1].sequence
                 item = Chunk(parcel.frames, len(parcel.entries), last)
             elif self._loop.time() >= self._spoken + self._heartbeat:
                 item = Heartbeat(self.position)
