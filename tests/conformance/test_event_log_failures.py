@@ -10,10 +10,10 @@ import pytest
 
 from switchboard_server.backends.embedded import log as log_module
 from switchboard_server.backends.embedded import sqlite
-from switchboard_server.backends.embedded.store import Due, Retention
+from switchboard_server.backends.embedded.store import Due, Retention, StoreError
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.ports import Appended, ReadResult, Window
+from switchboard_server.core.ports import Appended, Lane, ReadResult, Window
 from tests.conformance.backends import (
     SQLITE,
     Bench,
@@ -52,6 +52,30 @@ async def test_a_store_that_fails_fails_all_that_waits_and_keeps_nothing(held: O
     manual_loop().advance(5)
     await held.append("g")
     assert held_bodies(await held.batches()) == ["a", "f", "g"]
+
+
+async def test_what_stands_behind_a_failed_call_in_its_lane_is_not_stored(held: OpenLog) -> None:
+    def once() -> None:
+        held.heal()
+        raise StoreError("the disk is full")
+
+    held.store.before["commit"] = once
+    lane, log = Lane(), held.log
+    fails = log.append(some("x" * log_module.MAX_COMMIT_BYTES), lane)  # a transaction of its own
+    behind: list[asyncio.Future[Any]] = [
+        log.append(some("a"), lane),
+        log.schedule(some("b", extras=later(1)), lane),
+    ]
+    others = [log.append(some("c"), Lane()), log.append(some("d"))]
+    for future in (fails, *behind):
+        with pytest.raises(UnavailableError, match="the disk is full"):
+            await future
+    assert lane.error is not None
+    assert [(await each).first for each in others] == [1, 2]
+    assert log.pending_bytes == 0
+    manual_loop().advance(5)
+    await held.append("e")
+    assert held_bodies(await held.batches()) == ["c", "d", "e"]
 
 
 async def test_a_problem_is_told_once_and_its_end_is_found_without_a_publish(

@@ -23,6 +23,7 @@ from switchboard_server.core.groups.ports import Found, GroupRecord, StoredGroup
 from switchboard_server.core.ports import (
     Appended,
     Capabilities,
+    Lane,
     LogListener,
     ReadResult,
     RecentId,
@@ -141,13 +142,15 @@ class TailingLog:
         """Lets go of what has been held up: it is only in the log."""
         self.holding = None
 
-    def append(self, drafts: Drafts) -> asyncio.Future[Appended]:
+    def append(self, drafts: Drafts, lane: Lane | None = None) -> asyncio.Future[Appended]:
         """See `EventLog`."""
-        return self._log.append(drafts)
+        return self._log.append(drafts, lane)
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
+    def schedule(
+        self, drafts: Drafts, lane: Lane | None = None
+    ) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog`."""
-        return self._log.schedule(drafts)
+        return self._log.schedule(drafts, lane)
 
     async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `EventLog`."""

@@ -20,6 +20,7 @@ from switchboard_server.core.groups.ports import Found, StoredGroup
 from switchboard_server.core.ports import (
     Appended,
     Capabilities,
+    Lane,
     LogListener,
     ReadResult,
     RecentId,
@@ -78,6 +79,7 @@ class ScriptedLog:
     Attributes:
         appends: What was appended, with the future that answers.
         schedules: What was scheduled, likewise.
+        lanes: The lane of each append.
         window: What is retained.
         pending_bytes: What waits.
         recent: What `recent_ids` answers.
@@ -92,6 +94,7 @@ class ScriptedLog:
     def __init__(self) -> None:
         self.appends: list[tuple[Drafts, asyncio.Future[Appended]]] = []
         self.schedules: list[tuple[Drafts, asyncio.Future[Mapping[int, int]]]] = []
+        self.lanes: list[Lane | None] = []
         self.window = Window(1, 0)
         self.pending_bytes = 0
         self.recent: Sequence[RecentId] = ()
@@ -107,13 +110,16 @@ class ScriptedLog:
         """See `EventLog.open`."""
         self.listener = listener
 
-    def append(self, drafts: Drafts) -> asyncio.Future[Appended]:
+    def append(self, drafts: Drafts, lane: Lane | None = None) -> asyncio.Future[Appended]:
         """See `EventLog.append`."""
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self.appends.append((drafts, future))
+        self.lanes.append(lane)
         return future
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
+    def schedule(
+        self, drafts: Drafts, lane: Lane | None = None
+    ) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog.schedule`."""
         future: asyncio.Future[Mapping[int, int]] = asyncio.get_running_loop().create_future()
         self.schedules.append((drafts, future))

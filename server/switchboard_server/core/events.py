@@ -18,7 +18,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.filters import Filter, validate
 from switchboard_server.core.listing import Page, Query, list_page
-from switchboard_server.core.ports import EventLog, ReadResult, RecentId, Window
+from switchboard_server.core.ports import EventLog, Lane, ReadResult, RecentId, Window
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.quotas import Shares
@@ -139,7 +139,12 @@ class EventHub:
             raise
 
     async def publish(
-        self, drafts: Drafts, principal: Principal = ANONYMOUS, *, waited: bool = False
+        self,
+        drafts: Drafts,
+        principal: Principal = ANONYMOUS,
+        *,
+        waited: bool = False,
+        lane: Lane | None = None,
     ) -> Published:
         """Publishes events of one call.
 
@@ -149,12 +154,14 @@ class EventHub:
             principal: Who publishes.
             waited: The caller has waited in `room`, so it is not turned away where others that
                 waited with it have filled the room again.
+            lane: Behind which calls it stands. While `held`, none may begin behind it.
 
         Returns:
             What became of each, when all that were accepted are durable.
 
         Raises:
-            UnavailableError: The log took none of them, or the hub shuts down.
+            UnavailableError: The log took none of them, or not what stands before them in their
+                lane, or the hub shuts down.
             ResourceExhaustedError: Too much waits to become durable, or the caller is over its
                 rate; nothing was taken.
 
@@ -163,7 +170,7 @@ class EventHub:
         """
         if self._closing is not None:
             raise self._closing
-        return await self._publisher.publish(drafts, principal, waited=waited)
+        return await self._publisher.publish(drafts, principal, waited=waited, lane=lane)
 
     async def room(self, principal: Principal = ANONYMOUS) -> None:
         """Waits until the log is not behind by more than the limit, nor a caller over its rate.

@@ -82,6 +82,11 @@ class IdempotencyWindow:
                 waiting.set_exception(error)
                 waiting.exception()  # Nobody need be waiting: then it is not an error left unheard.
 
+    def withdraw(self, keys: Iterable[Key]) -> None:
+        """Takes back `begin`, where nobody can have looked since."""
+        for key in keys:
+            del self._waiting[key]
+
     def _drop_oldest(self) -> int:
         """Forgets the keys that were accepted first; returns how many."""
         _, keys, sequences = self._order.popleft()

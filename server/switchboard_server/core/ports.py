@@ -47,6 +47,27 @@ class Appended:
     duplicates: Mapping[int, int] = field(default_factory=lambda: NO_DUPLICATES)
 
 
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Calls whose events enter the log one behind the other, such as those of one stream.
+
+    Once one has failed, none behind it enters the log unless it does all the same: so who begins
+    again with the one that failed, under the same ids, finds all of them in their order.
+
+    Attributes:
+        error: Why the first one that failed did; None: none has. The log sets it in the moment in
+            which it fails a call, and is given no further call then.
+        held: A call waits for what other calls have on their way, and has not come to the log yet.
+    """
+
+    error: BaseException | None = None
+    held: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """Takes notice that a call has failed."""
+        self.error = self.error or error
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """What the log retains.
@@ -172,11 +193,12 @@ class EventLog(Protocol):
             UnavailableError: It cannot be opened; the message says why and what to do.
         """
 
-    def append(self, drafts: Drafts) -> Future[Appended]:
+    def append(self, drafts: Drafts, lane: Lane | None = None) -> Future[Appended]:
         """Appends events, all or none, next to each other and in order.
 
         Args:
             drafts: At least one event, none refused, none scheduled.
+            lane: Behind what it stands, and with what it fails.
 
         Returns:
             Answers when the events are durable, after the listener has them. Fails with
@@ -185,11 +207,12 @@ class EventLog(Protocol):
         """
         ...
 
-    def schedule(self, drafts: Drafts) -> Future[Mapping[int, int]]:
+    def schedule(self, drafts: Drafts, lane: Lane | None = None) -> Future[Mapping[int, int]]:
         """Stores events that enter the log by themselves at their `deliver_at`, over restarts too.
 
         Args:
             drafts: At least one event, each with a `deliver_at`.
+            lane: As of `append`.
 
         Returns:
             As of `append`; answers with the duplicates alone, as of `Appended`.

@@ -15,7 +15,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.filters import Route
 from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
-from switchboard_server.core.ports import Appended, EventLog, RecentId
+from switchboard_server.core.ports import Appended, EventLog, Lane, RecentId
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.quotas import Rates
 from switchboard_server.core.records import Batch, Drafts
@@ -136,7 +136,12 @@ class Publisher:
         return found
 
     async def publish(
-        self, drafts: Drafts, principal: Principal, *, waited: bool = False
+        self,
+        drafts: Drafts,
+        principal: Principal,
+        *,
+        waited: bool = False,
+        lane: Lane | None = None,
     ) -> Published:
         """See `EventHub.publish`."""
         if self.overloaded and not waited:
@@ -151,9 +156,11 @@ class Publisher:
         self.rates.take(principal.subject, len(drafts))
         self._refuse(drafts, principal)
         try:
+            if lane is not None and lane.error is not None:
+                raise lane.error
             if drafts.refused or drafts.ids is not None or drafts.extras:
-                return await self._publish_with_care(drafts)
-            appended = await self._log.append(drafts)
+                return await self._publish_with_care(drafts, lane)
+            appended = await self._log.append(drafts, lane)
         except UnavailableError as error:
             self.refused[error.reason] += len(drafts)
             raise
@@ -205,17 +212,12 @@ class Publisher:
             if drafts.route(index) in bad:
                 drafts.refused.setdefault(index, bad[drafts.route(index)])
 
-    async def _publish_with_care(self, drafts: Drafts) -> Published:
+    async def _publish_with_care(self, drafts: Drafts, lane: Lane | None) -> Published:
         """Publishes events of which some are refused, known by an id, or meant for later."""
         sorting = self._sort(drafts)
-        waits: list[Answer] = []
-        if sorting.fresh:
-            everything = len(sorting.fresh) == len(drafts)
-            waits.append(self._log.append(drafts if everything else drafts.select(sorting.fresh)))
-            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.fresh)))
-        if sorting.later:
-            waits.append(self._log.schedule(drafts.select(sorting.later)))
-            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.later)))
+        if lane is not None and sorting.known:
+            sorting = await self._let_others_end(drafts, sorting, lane)
+        waits = self._hand_over(drafts, sorting, lane)
         outcome = Published(refused=drafts.refused)
         for wait in waits:
             # Shielded, since others may wait for the same events by their ids.
@@ -241,6 +243,36 @@ class Publisher:
         self.duplicates += len(outcome.duplicates)
         self.scheduled += len(outcome.scheduled)
         return outcome
+
+    def _hand_over(
+        self, drafts: Drafts, sorting: "_Sorting", lane: Lane | None
+    ) -> Sequence[Answer]:
+        """Gives the log what is new."""
+        waits: list[Answer] = []
+        if sorting.fresh:
+            everything = len(sorting.fresh) == len(drafts)
+            fresh = drafts if everything else drafts.select(sorting.fresh)
+            waits.append(self._log.append(fresh, lane))
+            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.fresh)))
+        if sorting.later:
+            waits.append(self._log.schedule(drafts.select(sorting.later), lane))
+            waits[-1].add_done_callback(partial(self._settle, sorting.keys(sorting.later)))
+        return waits
+
+    async def _let_others_end(self, drafts: Drafts, sorting: "_Sorting", lane: Lane) -> "_Sorting":
+        """Waits until what other calls have on their way of the events is in the log, or fails.
+
+        Were it left to them, what they fail to store would stand behind what comes after it here.
+        """
+        lane.held = True
+        while others := sorting.others(self.ids):
+            self.ids.withdraw(sorting.begun.values())
+            await asyncio.wait(others)
+            if lane.error is not None:
+                raise lane.error
+            sorting = self._sort(drafts)
+        lane.held = False
+        return sorting
 
     async def _time_of(self, sequence: int) -> int:
         """When an event entered the log; 0: it has not yet, or it is not retained."""
@@ -310,6 +342,15 @@ class _Sorting:
     later: list[int] = field(default_factory=list)
     known: dict[int, int | asyncio.Future[int]] = field(default_factory=dict)
     begun: dict[int, Key] = field(default_factory=dict)
+
+    def others(self, ids: IdempotencyWindow) -> list[asyncio.Future[int]]:
+        """Tells of those that are on their way, but not by this call."""
+        own = {ids.find(key) for key in self.begun.values()}
+        return [
+            each
+            for each in self.known.values()
+            if isinstance(each, asyncio.Future) and each not in own
+        ]
 
     def found(self, answer: Appended | Mapping[int, int]) -> Mapping[int, int]:
         """The events that the log knew, by index; those for later among them are not for later."""

@@ -16,7 +16,7 @@ from switchboard_server.core.errors import (
     UnavailableError,
     invalid_field,
 )
-from switchboard_server.core.ports import Appended, RecentId
+from switchboard_server.core.ports import Appended, Lane, RecentId
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.records import Drafts, Extra, build_batches
@@ -38,10 +38,10 @@ class Door:
         self.last = 0
 
     async def publish(
-        self, drafts: Drafts, principal: Principal = ANONYMOUS
+        self, drafts: Drafts, principal: Principal = ANONYMOUS, lane: Lane | None = None
     ) -> asyncio.Task[Published]:
         """Begins a call, and lets it come as far as it comes without the log."""
-        task = asyncio.create_task(self.publisher.publish(drafts, principal))
+        task = asyncio.create_task(self.publisher.publish(drafts, principal, lane=lane))
         await turns()
         return task
 
@@ -349,6 +349,52 @@ async def test_what_was_accepted_is_told_though_a_duplicate_of_it_failed_elsewhe
     outcome = second.result()
     assert (outcome.first, outcome.accepted) == (1, 1)
     assert outcome.refused == {1: FULL}
+
+
+@pytest.mark.parametrize("ids", [None, ["1"]])
+async def test_behind_what_has_failed_in_a_lane_nothing_comes_to_the_log(
+    ids: Sequence[str] | None,
+) -> None:
+    door, lane = Door(), Lane()
+    lane.fail(FULL)
+    call = await door.publish(some("a", ids=ids), lane=lane)
+    assert call.exception() is FULL
+    assert door.appended() == []
+    assert door.publisher.refused == {"LOG_UNAVAILABLE": 1}
+
+
+async def test_in_a_lane_what_another_call_fails_to_store_is_stored_in_its_place() -> None:
+    door, lane = Door(), Lane()
+    other = await door.publish(some("b", "c", ids=["2", "3"]))
+    call = await door.publish(some("a", "b", "b", "d", ids=["1", "2", "2", "4"]), lane=lane)
+    assert door.appended() == [[b"b", b"c"]]
+    await door.fail()
+    assert other.exception() is FULL
+    assert door.appended()[1:] == [[b"a", b"b", b"d"]]
+    await door.accept()
+    assert (call.result().accepted, call.result().duplicates) == (3, {2: 2})
+
+
+async def test_in_a_lane_what_another_call_stores_is_a_duplicate() -> None:
+    door, lane = Door(), Lane()
+    await door.publish(some("b", ids=["2"]))
+    call = await door.publish(some("a", "b", ids=["1", "2"]), lane=lane)
+    await door.accept()
+    await door.accept()
+    assert (call.result().first, call.result().duplicates) == (2, {1: 1})
+
+
+async def test_a_call_whose_lane_fails_while_it_waits_for_another_stores_nothing() -> None:
+    door, lane = Door(), Lane()
+    await door.publish(some("a", ids=["1"]))
+    call = await door.publish(some("a", ids=["1"]), lane=lane)
+    lane.fail(FULL)
+    await door.fail()
+    assert call.exception() is FULL
+    assert door.appended() == [[b"a"]]
+    again = await door.publish(some("a", ids=["1"]))
+    await door.accept()
+    assert again.result().accepted == 1
 
 
 async def test_too_much_that_waits_refuses_all_and_is_counted() -> None:

@@ -23,6 +23,7 @@ from switchboard_server.core.ports import (
     NO_DUPLICATES,
     Appended,
     Capabilities,
+    Lane,
     LogListener,
     ReadResult,
     RecentId,
@@ -133,13 +134,15 @@ class EmbeddedLog:
         self._arm(state.next_due_ns)
         self._keeper = asyncio.create_task(self._keep())
 
-    def append(self, drafts: Drafts) -> asyncio.Future[Appended]:
+    def append(self, drafts: Drafts, lane: Lane | None = None) -> asyncio.Future[Appended]:
         """See `EventLog.append`."""
-        return self._enqueue(drafts)
+        return self._enqueue(drafts, lane=lane)
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
+    def schedule(
+        self, drafts: Drafts, lane: Lane | None = None
+    ) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog.schedule`."""
-        return self._enqueue(drafts, scheduled=True)
+        return self._enqueue(drafts, scheduled=True, lane=lane)
 
     def write(self, work: GroupWork) -> asyncio.Future[Any]:
         """Does something with groups in the next transaction, as `append` does with events.
@@ -181,9 +184,15 @@ class EmbeddedLog:
         await self._writer.close()
 
     def _enqueue(
-        self, drafts: Drafts, *, scheduled: bool = False, released: Sequence[int] = ()
+        self,
+        drafts: Drafts,
+        *,
+        scheduled: bool = False,
+        released: Sequence[int] = (),
+        lane: Lane | None = None,
     ) -> asyncio.Future[Any]:
-        return self._wait(Waiting(self._loop.create_future(), drafts, scheduled, released))
+        future = self._loop.create_future()
+        return self._wait(Waiting(future, drafts, scheduled, released, lane=lane))
 
     def _wait(self, waiting: Waiting) -> asyncio.Future[Any]:
         if self._closed:
@@ -287,6 +296,11 @@ class EmbeddedLog:
                 each.future.set_result(answer)
 
     def _settle(self, taken: list[Waiting], error: BaseException) -> None:
+        """Fails calls, and those that wait behind them."""
+        lanes = {each.lane for each in taken} - {None}
+        if lanes:
+            taken += [each for each in self._waiting if each.lane in lanes]
+            self._waiting = deque(each for each in self._waiting if each.lane not in lanes)
         for each in taken:
             self.pending_bytes -= each.size
         fail(taken, error)

@@ -7,6 +7,7 @@ from typing import Any
 
 from switchboard_server.backends.embedded.store import Commit, GroupWork, SaveChange
 from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.ports import Lane
 from switchboard_server.core.records import Codec, Drafts, build_batches
 
 
@@ -20,6 +21,7 @@ class Waiting:
         scheduled: They wait for it.
         released: Rows of scheduled events that the drafts are.
         group: What becomes of a group.
+        lane: With what it fails.
 
     Attributes:
         size: Bytes of the events in it.
@@ -30,6 +32,7 @@ class Waiting:
     scheduled: bool = False
     released: Sequence[int] = ()
     group: GroupWork | None = None
+    lane: Lane | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ def commit_of(taken: Sequence[Waiting], first: int, time_ns: int, codec: Codec) 
 def fail(taken: Iterable[Waiting], error: BaseException) -> None:
     """Tells those who have not heard yet what went wrong."""
     for each in taken:
+        if each.lane is not None:
+            each.lane.fail(error)
         if not each.future.done():
             each.future.set_exception(error)
 

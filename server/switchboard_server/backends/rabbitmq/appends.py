@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from switchboard_server.backends.rabbitmq.records import Answers
 from switchboard_server.core.errors import SwitchboardError, UnavailableError
-from switchboard_server.core.ports import NO_DUPLICATES, Appended
+from switchboard_server.core.ports import NO_DUPLICATES, Appended, Lane
 from switchboard_server.core.records import Drafts
 
 
@@ -20,6 +20,7 @@ class Request:
         number: Its number; later ones have higher numbers.
         drafts: The events.
         scheduled: They wait for their time.
+        lane: With what it fails.
         future: Answers the caller.
         began: When it came, seconds of the loop's clock.
 
@@ -33,6 +34,7 @@ class Request:
     number: int
     drafts: Drafts
     scheduled: bool
+    lane: Lane | None
     future: "asyncio.Future[Any]"
     began: float
     size: int = field(init=False)
@@ -75,11 +77,13 @@ class Requests:
         oldest = next(iter(self._open.values()), None)
         return 0.0 if oldest is None else self._loop.time() - oldest.began
 
-    def add(self, drafts: Drafts, *, scheduled: bool) -> "asyncio.Future[Any]":
+    def add(
+        self, drafts: Drafts, *, scheduled: bool, lane: Lane | None = None
+    ) -> "asyncio.Future[Any]":
         """Opens a request."""
         self._number += 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(self._number, drafts, scheduled, future, self._loop.time())
+        request = Request(self._number, drafts, scheduled, lane, future, self._loop.time())
         self._open[request.number] = request
         self._unsent.append(request)
         self.pending_bytes += request.size
@@ -92,13 +96,16 @@ class Requests:
                 self._emptied = self._loop.create_future()
             await asyncio.shield(self._emptied)
 
-    def take_unsent(self) -> Sequence[Request]:
-        """Takes what has to be sent; it counts as sent."""
-        taken = [each for each in self._unsent if each.number in self._open]
-        self._unsent.clear()
-        for each in taken:
-            each.sent = True
-        return taken
+    def take_unsent(self) -> Iterator[Request]:
+        """Takes what has to be sent; it counts as sent.
+
+        One by one: where one fails meanwhile, those of its lane do not follow.
+        """
+        unsent, self._unsent = self._unsent, deque()
+        for each in unsent:
+            if each.number in self._open:
+                each.sent = True
+                yield each
 
     def send_again(self) -> None:
         """Has everything that is open sent, once more: nobody has it any more."""
@@ -159,15 +166,14 @@ class Requests:
         self._known = waiting
 
     def fail(self, number: int, error: BaseException) -> None:
-        """Fails a request."""
-        request = self._close(number)
-        if request is not None and not request.future.done():
-            request.future.set_exception(error)
+        """Fails a request, and those of its lane behind it."""
+        request = self._open.get(number)
+        if request is not None:
+            self._fail([request], lambda _: error)
 
     def fail_all(self, error: SwitchboardError) -> None:
         """Fails everything that is open."""
-        for number in list(self._open):
-            self.fail(number, error)
+        self._fail(list(self._open.values()), lambda _: error)
 
     def expire(self, problem: str | None) -> bool:
         """Fails what has waited too long.
@@ -185,24 +191,31 @@ class Requests:
                 break
             late.append(request)
         why = f"the log did not answer within {self._timeout:g} s"
-        for request in late:
-            self.fail(request.number, self._failure(request, why, problem))
+        self._fail(late, lambda request: _failure(request, why, problem))
         return bool(late)
 
     def fail_sent(self, problem: str | None) -> None:
         """Fails what was sent, since nobody will tell what became of it."""
-        for request in [each for each in self._open.values() if each.sent]:
-            why = "the part of the log that tells is gone"
-            self.fail(request.number, self._failure(request, why, problem))
+        why = "the part of the log that tells is gone"
+        sent = [each for each in self._open.values() if each.sent]
+        self._fail(sent, lambda request: _failure(request, why, problem))
 
-    def _failure(self, request: Request, why: str, problem: str | None) -> UnavailableError:
-        outcome = (
-            "whether it was stored is not known: publishing it again with the same ids is safe"
-            if request.sent
-            else "nothing was stored"
-        )
-        more = f" ({problem})" if problem else ""
-        return UnavailableError("LOG_UNAVAILABLE", f"{why}{more}; {outcome}")
+    def _fail(self, requests: Sequence[Request], error: Callable[[Request], BaseException]) -> None:
+        """Fails requests, and those of their lanes behind them.
+
+        What the sequencer has of the latter enters the log behind what failed, or not at all; the
+        rest is not sent, nor will any of it be to the next one.
+        """
+        lanes = {request.lane: request.number for request in reversed(requests)}
+        lanes.pop(None, None)
+        behind = [
+            each
+            for each in (self._open.values() if lanes else ())
+            if each.lane in lanes and each.number > lanes[each.lane]
+        ]
+        for request in (*requests, *behind):
+            if self._close(request.number) is not None:
+                _answer(request, error(request))
 
     def _close(self, number: int) -> Request | None:
         request = self._open.pop(number, None)
@@ -216,5 +229,20 @@ class Requests:
 
 
 def _answer(request: Request, answer: object) -> None:
-    if not request.future.done():
+    if isinstance(answer, BaseException):
+        if request.lane is not None:
+            request.lane.fail(answer)
+        if not request.future.done():
+            request.future.set_exception(answer)
+    elif not request.future.done():
         request.future.set_result(answer)
+
+
+def _failure(request: Request, why: str, problem: str | None) -> UnavailableError:
+    outcome = (
+        "whether it was stored is not known: publishing it again with the same ids is safe"
+        if request.sent
+        else "nothing was stored"
+    )
+    more = f" ({problem})" if problem else ""
+    return UnavailableError("LOG_UNAVAILABLE", f"{why}{more}; {outcome}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Protocol
 
 from switchboard_server.backends.rabbitmq.records import Columns
@@ -29,7 +28,7 @@ class Entry:
     Attributes:
         size: Bytes of the events.
         duplicates: Which of them were accepted before.
-        until: When nobody waits for it any more, seconds of the loop's clock.
+        since: When it began to wait, seconds of the loop's clock.
     """
 
     node: str
@@ -40,7 +39,7 @@ class Entry:
     released: Sequence[int] = ()
     size: int = field(init=False)
     duplicates: Mapping[int, int] = field(default_factory=dict)
-    until: float = inf
+    since: float = 0.0
 
     def __post_init__(self) -> None:
         """Measures it."""

@@ -28,6 +28,7 @@ from switchboard_server.core.errors import SwitchboardError, UnavailableError
 from switchboard_server.core.ports import (
     Appended,
     Capabilities,
+    Lane,
     LogListener,
     ReadResult,
     RecentId,
@@ -215,13 +216,15 @@ class ClusterLog:
             asyncio.create_task(self._keep_time()),
         ]
 
-    def append(self, drafts: Drafts) -> asyncio.Future[Appended]:
+    def append(self, drafts: Drafts, lane: Lane | None = None) -> asyncio.Future[Appended]:
         """See `EventLog.append`."""
-        return self._request(drafts, scheduled=False)
+        return self._request(drafts, lane, scheduled=False)
 
-    def schedule(self, drafts: Drafts) -> asyncio.Future[Mapping[int, int]]:
+    def schedule(
+        self, drafts: Drafts, lane: Lane | None = None
+    ) -> asyncio.Future[Mapping[int, int]]:
         """See `EventLog.schedule`."""
-        return self._request(drafts, scheduled=True)
+        return self._request(drafts, lane, scheduled=True)
 
     async def read(self, after: int, max_bytes: int, priority: int = 0) -> ReadResult:
         """See `EventLog.read`."""
@@ -263,17 +266,21 @@ class ClusterLog:
         await self._reader.close()
         self._requests.fail_all(_shutting_down())
 
-    def _request(self, drafts: Drafts, *, scheduled: bool) -> asyncio.Future[Any]:
+    def _request(
+        self, drafts: Drafts, lane: Lane | None, *, scheduled: bool
+    ) -> asyncio.Future[Any]:
         refusal: UnavailableError | None = None
         if self._closing:
             refusal = _shutting_down()
         elif self._problem and self._loop.time() - self._since > self._settings.timeout:
             refusal = UnavailableError("LOG_UNAVAILABLE", f"{self._problem}; nothing was stored")
         if refusal is not None:
+            if lane is not None:
+                lane.fail(refusal)
             refused: asyncio.Future[Any] = self._loop.create_future()
             refused.set_exception(refusal)
             return refused
-        future = self._requests.add(drafts, scheduled=scheduled)
+        future = self._requests.add(drafts, scheduled=scheduled, lane=lane)
         self._forwarder.wake()
         return future
 

@@ -6,7 +6,6 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from switchboard_server.backends.clocks import LogTime
@@ -180,17 +179,17 @@ class Sequencer:
             )
 
     def add(self, entry: Entry) -> None:
-        """Takes events to number.
+        """Takes events to number, unless its term has ended: then they come again with the next.
 
-        Drops those that nobody waits for any more, since their requests have failed meanwhile: so
-        what waits stays bounded while nothing can be written.
+        Ends the term where some have waited for so long that their requests have failed meanwhile:
+        so what waits stays bounded while nothing can be written. To let go of them alone would let
+        what came after them overtake them.
         """
-        now = self._loop.time()
-        while self._waiting and self._waiting[0].until < now:
-            late = self._waiting.popleft()
-            self._events -= len(late.drafts)
-            self._bytes -= late.size
-        entry.until = inf if entry.released else now + self._timeout
+        now = entry.since = self._loop.time()
+        if self.term is not None and self._waiting and now - self._waiting[0].since > self._timeout:
+            self.term.end(f"nothing was written for {self._timeout:g} s")
+        if self.term is None:
+            return
         self._waiting.append(entry)
         self._events += len(entry.drafts)
         self._bytes += entry.size

@@ -8,7 +8,7 @@ import pytest
 from switchboard_server.backends.rabbitmq.appends import Requests
 from switchboard_server.backends.rabbitmq.records import Answers
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.ports import Appended
+from switchboard_server.core.ports import Appended, Lane
 from tests.support.events import some
 
 NOW = 1_700_000_000_000_000_000
@@ -21,8 +21,10 @@ class Node:
         self.took: list[float] = []
         self.requests = Requests("me", timeout, self.took.append)
 
-    def append(self, *texts: str, scheduled: bool = False) -> "asyncio.Future[Any]":
-        return self.requests.add(some(*texts), scheduled=scheduled)
+    def append(
+        self, *texts: str, scheduled: bool = False, lane: Lane | None = None
+    ) -> "asyncio.Future[Any]":
+        return self.requests.add(some(*texts), scheduled=scheduled, lane=lane)
 
     def sent(self) -> list[int]:
         return [each.number for each in self.requests.take_unsent()]
@@ -111,3 +113,22 @@ async def test_where_nobody_will_tell_of_what_was_sent_only_that_fails() -> None
         await sent
     assert not unsent.done()
     assert node.sent() == [2]
+
+
+async def test_what_fails_takes_along_what_stands_behind_it_in_its_lane_and_nothing_else() -> None:
+    node, lane = Node(), Lane()
+    ahead, fails = node.append("ahead", lane=lane), node.append("fails", lane=lane)
+    alone, elsewhere = node.append("alone"), node.append("elsewhere", lane=Lane())
+    behind = node.append("behind", lane=lane)
+    sending = node.requests.take_unsent()
+    assert next(sending).number == 1
+    node.requests.fail(2, RuntimeError("the test says so"))
+    assert [each.number for each in sending] == [3, 4]
+    for future in (fails, behind):
+        with pytest.raises(RuntimeError, match="the test says so"):
+            await future
+    assert isinstance(lane.error, RuntimeError)
+    assert not any(future.done() for future in (ahead, alone, elsewhere))
+    node.requests.send_again()
+    assert node.sent() == [1, 3, 4]
+    assert node.requests.pending_bytes == len("aheadaloneelsewhere")
