@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from switchboard_server.backends.rabbitmq.carrying import GroupSeats, PeersCarrier
 from switchboard_server.backends.rabbitmq.declaring import StreamLimits
 from switchboard_server.backends.rabbitmq.inlet import Inlet
+from switchboard_server.backends.rabbitmq.joining import Joining
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.log import ClusterLog, ClusterLogSettings
 from switchboard_server.backends.rabbitmq.peers import Peers
@@ -66,24 +67,20 @@ class _Links:
 async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Parts:
     """Opens everything in order.
 
-    Redis need not be there: what needs it serves when it is.
+    Neither RabbitMQ nor Redis need be there: what needs them serves when they are.
 
     Args:
         settings: How the hub is to run.
         metrics: Is given what there is to measure.
         stack: Closes everything in the reverse order.
-
-    Raises:
-        SwitchboardError: The log cannot be opened.
     """
     links = await _connect(settings, stack)
     codec = DeliveryCodec()
     limits = replace(event_limits(settings), max_lag=MAX_LAG_SECONDS)
-    events = EventHub(_log(settings, links, codec), limits)
-    await events.open()
+    log = _log(settings, links, codec)
+    events = EventHub(log, limits)
     stack.push_async_callback(events.close)
     inlet = Inlet(links.writing, links.topology, events)
-    await inlet.start()
     stack.push_async_callback(inlet.close)
     carrier = PeersCarrier(links.peers)
     groups = SpreadGroups(
@@ -96,8 +93,10 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     )
     stack.push_async_callback(groups.close)
     seats = GroupSeats(links.writing, links.topology, links.peers, groups, events)
-    await seats.start()
     stack.push_async_callback(seats.close)
+    joining = Joining(links.writing, log, events, [inlet.start, seats.start])
+    await joining.start()
+    stack.push_async_callback(joining.close)
     realtime = _realtime(settings, links)
     await realtime.meet()
     stack.push_async_callback(realtime.part)
@@ -112,6 +111,8 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     metrics.watch_registry(registry.stats)
     calls = Caller(events, SpreadResponders(events, groups, carrier))
     kept = f"on RabbitMQ, exchange {settings.cluster.exchange}"
+    if events.problem is not None:
+        kept += ", which cannot be used yet"
     return Parts(UseCases(events, groups, SpreadLetters(groups), calls, realtime, registry), kept)
 
 

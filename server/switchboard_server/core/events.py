@@ -88,7 +88,6 @@ class EventHub:
 
     Attributes:
         members: Streams of consumer groups, which count as subscriptions.
-        problem: Why the log cannot be written to; None: it can.
         availability: Is set when `problem` changes.
     """
 
@@ -110,13 +109,19 @@ class EventHub:
         self._gaps = 0
         self._first_at_start = 1
         self.members = 0
-        self.problem: str | None = None
+        self._opening: str | None = None
+        self._problem: str | None = None
         self.availability = asyncio.Event()
 
     @property
     def log(self) -> EventLog:
         """Where events are kept."""
         return self._log
+
+    @property
+    def problem(self) -> str | None:
+        """Why the log cannot be written to; None: it can."""
+        return self._opening or self._problem
 
     @property
     def tail(self) -> Tail:
@@ -126,9 +131,12 @@ class EventHub:
     async def open(self) -> None:
         """Opens the log and takes up where it stands; closes it where that cannot be.
 
+        Until it returns, all that needs the log is refused with UnavailableError.
+
         Raises:
             UnavailableError: The log cannot be opened.
         """
+        self._opening = "the log is being opened"
         await self._log.open(self)
         self._tail = Tail(self._limits.tail_bytes, self._log.window.last)
         self._first_at_start = self._log.window.first
@@ -137,6 +145,25 @@ class EventHub:
         except BaseException:
             await self._log.close()
             raise
+        self._opening = None
+        self.availability.set()
+
+    def waits_for(self, problem: str | None) -> None:
+        """Takes notice of what keeps the log from being opened, for those who ask meanwhile."""
+        if self._opening is not None and problem is not None:
+            self._opening = problem
+
+    def check_open(self, outcome: str = "") -> None:
+        """Refuses what needs the log, before that is open.
+
+        Args:
+            outcome: What to say of it beside the reason.
+
+        Raises:
+            UnavailableError: It is not open yet.
+        """
+        if self._opening is not None:
+            raise UnavailableError("LOG_UNAVAILABLE", self._opening + outcome)
 
     async def publish(
         self,
@@ -170,6 +197,7 @@ class EventHub:
         """
         if self._closing is not None:
             raise self._closing
+        self.check_open("; nothing was stored")
         return await self._publisher.publish(drafts, principal, waited=waited, lane=lane)
 
     async def room(self, principal: Principal = ANONYMOUS) -> None:
@@ -260,6 +288,7 @@ class EventHub:
         """
         validate(query.filter)
         check_scope(principal, "events.view", query.filter)
+        self.check_open()
         return await list_page(self._log, query, self._clock)
 
     def begin_shutdown(self) -> UnavailableError:
@@ -328,7 +357,7 @@ class EventHub:
 
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice whether the log can be written to; see `LogListener`."""
-        self.problem = problem
+        self._problem = problem
         self.availability.set()
         self._release()
 
@@ -360,6 +389,7 @@ class EventHub:
         """
         if self._closing is not None:
             raise self._closing
+        self.check_open()
         limit = self._limits.max_subscriptions
         if len(self._subscriptions) + self.members >= limit:
             raise ResourceExhaustedError(

@@ -46,43 +46,43 @@ class Node:
     def __init__(self, name: str, folder: Path, settings: dict[str, str]) -> None:
         self.name = name
         own = {"GRPC_PORT": str(free_port()), "PORT": str(free_port())}
-        self._hub = HubProcess(folder, {**settings, **own})
+        self.hub = HubProcess(folder, {**settings, **own})
         self._said: list[str] = []
         self.address = f"127.0.0.1:{own['GRPC_PORT']}"
 
     async def start(self) -> None:
         """Starts it, and waits until it listens."""
-        await asyncio.to_thread(self._hub.start)
+        await asyncio.to_thread(self.hub.start)
 
     async def kill(self) -> None:
         """Kills it with SIGKILL."""
-        await asyncio.to_thread(self._hub.kill)
-        self._said += self._hub.output
+        await asyncio.to_thread(self.hub.kill)
+        self._said += self.hub.output
 
     def freeze(self) -> None:
         """Stops it in its tracks."""
-        self._hub.process.send_signal(signal.SIGSTOP)
+        self.hub.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Lets it go on."""
-        self._hub.process.send_signal(signal.SIGCONT)
+        self.hub.process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> None:
         """Has it stop, and checks that it does and that it never told of a defect."""
-        code = await asyncio.to_thread(self._hub.terminate)
-        text = "".join(self._said + self._hub.output)
+        code = await asyncio.to_thread(self.hub.terminate)
+        text = "".join(self._said + self.hub.output)
         assert code == 0, f"{self.name} ended with {code}:\n{text}"
         assert_clean(text)
 
     @property
     def text(self) -> str:
         """What it has printed, over all its lives."""
-        return "".join(self._said + self._hub.output)
+        return "".join(self._said + self.hub.output)
 
     @property
     def running(self) -> bool:
         """Whether its process is there."""
-        return hasattr(self._hub, "process") and self._hub.process.poll() is None
+        return hasattr(self.hub, "process") and self.hub.process.poll() is None
 
 
 class Hubs:

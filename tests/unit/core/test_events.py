@@ -29,7 +29,7 @@ from switchboard_server.core.events import (
 )
 from switchboard_server.core.filters import EVERYTHING, Filter
 from switchboard_server.core.listing import Query
-from switchboard_server.core.ports import RecentId, Window
+from switchboard_server.core.ports import LogListener, RecentId, Window
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import PublishLimits
 from switchboard_server.core.records import Extra
@@ -398,6 +398,40 @@ async def test_opening_recalls_ids_and_takes_up_the_log_where_it_stands() -> Non
     assert hub.stats().trimmed == 3
     await hub.close()
     assert log.closed
+
+
+async def test_until_the_log_is_open_what_needs_it_is_refused_and_told_why() -> None:
+    class Late(ScriptedLog):
+        async def open(self, listener: LogListener) -> None:
+            await opened.wait()
+            await super().open(listener)
+
+    opened, log = asyncio.Event(), Late()
+    log.window = Window(1, 7)
+    hub = EventHub(log)
+    opening = asyncio.create_task(hub.open())
+    await turns()
+    problems = [hub.problem]
+    hub.waits_for("the broker is away")
+    hub.waits_for(None)
+    problems.append(hub.problem)
+    for call, text in (
+        (hub.publish(some("a")), "the broker is away; nothing was stored"),
+        (hub.subscribe(EVERYTHING), "the broker is away"),
+        (hub.list_events(Query()), "the broker is away"),
+    ):
+        with pytest.raises(UnavailableError, match=f"{text}$") as caught:
+            await call
+        assert caught.value.reason == "LOG_UNAVAILABLE"
+    hub.availability.clear()
+    opened.set()
+    await opening
+    assert hub.availability.is_set()
+    hub.waits_for("nothing any more")
+    assert [*problems, hub.problem] == ["the log is being opened", "the broker is away", None]
+    subscription = await hub.subscribe(EVERYTHING)
+    assert await subscription.next() == Started(7)
+    hub.unsubscribe(subscription)
 
 
 async def test_a_log_that_cannot_be_taken_up_is_closed_again() -> None:

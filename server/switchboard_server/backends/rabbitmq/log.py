@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from switchboard_server.backends.rabbitmq.appends import Requests
 from switchboard_server.backends.rabbitmq.declaring import Declaring, StreamLimits
@@ -42,9 +42,10 @@ STALL_SECONDS = 5.0
 another node has taken the seat of one that has ended."""
 LOOK_SECONDS = 0.25
 """How often open requests are looked at."""
-OPEN_SECONDS = 30.0
-"""How long opening may take: another node may have to give up the seat first."""
+RETRY_SECONDS = 0.5
+"""How soon the log is read again while it is opened."""
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
@@ -191,26 +192,27 @@ class ClusterLog:
 
     # --- what the hub asks --------------------------------------------------------------------
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from being followed and written to, for people; None: nothing."""
+        if self._link.problem is not None:
+            return _unreachable(self._link.problem)
+        return self._away or self._problem
+
     async def open(self, listener: LogListener) -> None:
-        """See `EventLog.open`."""
+        """See `EventLog.open`. Waits for as long as it takes, and says for what in `problem`.
+
+        Safe to cancel, if it is closed then.
+        """
         self._listener = listener
         self._tail.start()
         self._unwatch = self._peers.watch_seats(lambda *_: self._forwarder.wake())
         await self._seat.start()
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                await self._follower.caught_up.wait()
-            await self._history.look()
-        except (TimeoutError, SwitchboardError) as error:
-            problem = self._link.problem or str(error) or self._problem
-            await self.close()
-            raise UnavailableError(
-                "LOG_UNAVAILABLE",
-                f"the log cannot be opened: {problem}; see to it that RabbitMQ runs, and that "
-                "RABBITMQ_URL leads to it",
-            ) from error
+        await self._follower.caught_up.wait()
+        await _patiently(self._history.look)
         self._opened = True
-        self._problem = self._away
+        self._problem = None
+        self._judge()
         self._tasks = [
             asyncio.create_task(self._keep_looking()),
             asyncio.create_task(self._keep_time()),
@@ -242,9 +244,12 @@ class ClusterLog:
         return await self._history.sequence_before(time_ns)
 
     async def recent_ids(self, since_ns: int, limit: int) -> Sequence[RecentId]:
-        """See `EventLog.recent_ids`; of scheduled events, those that this node keeps for all."""
+        """See `EventLog.recent_ids`; of scheduled events, those that this node keeps for all.
+
+        Part of opening, so it waits for as long as it takes, too.
+        """
         self._check()
-        found = list(await self._history.recent_ids(since_ns, limit))
+        found = list(await _patiently(lambda: self._history.recent_ids(since_ns, limit)))
         found += [each for each in self._schedule.recent_ids() if each.time_ns >= since_ns]
         found.sort(key=lambda each: each.time_ns)
         return found[-limit:]
@@ -343,8 +348,7 @@ class ClusterLog:
     def attached(self, problem: str | None) -> None:
         """See `Followed.attached`."""
         if problem is not None:
-            told = (self._link.problem or problem).removeprefix("RabbitMQ: ")
-            problem = f"the log cannot be reached: RabbitMQ: {told}"
+            problem = _unreachable(self._link.problem or problem)
         self._away = problem
         self._judge()
 
@@ -378,6 +382,20 @@ class ClusterLog:
             self._judge()
             if self._requests.expire(self._problem) and self._listener is not None:
                 self._listener.appended(())
+
+
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+    """Reads, again and again until it can be."""
+    while True:
+        try:
+            return await read()
+        except SwitchboardError as error:
+            _logger.debug("opening the log: %s", error.message)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _unreachable(problem: str) -> str:
+    return f"the log cannot be reached: RabbitMQ: {problem.removeprefix('RabbitMQ: ')}"
 
 
 def _shutting_down() -> UnavailableError:

@@ -19,6 +19,7 @@ from switchboard_server.backends.rabbitmq.stream import (
     found,
 )
 from switchboard_server.backends.rabbitmq.waiting import unavailable
+from switchboard_server.core.errors import SwitchboardError
 
 PREFETCH = 128
 """Messages on their way here."""
@@ -106,8 +107,12 @@ class LogTail:
             await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
-        if not await self._prepare():
-            self.started.set()
+        try:
+            if not await self._prepare():
+                self.started.set()
+        except SwitchboardError as error:
+            self._listener.attached(error.message)
+            raise
         channel = await self._link.channel(prefetch=PREFETCH)
         try:
             start = await self._start()

@@ -26,9 +26,13 @@ class Asking:
         holdings: Those that it has itself.
         carrier: The way to the others.
         patience: Seconds until it fails.
+        check: Raises UnavailableError as long as this node cannot have an answer.
     """
 
-    def __init__(self, holdings: Holdings, carrier: Carrier, patience: float) -> None:
+    def __init__(
+        self, holdings: Holdings, carrier: Carrier, patience: float, check: Callable[[], None]
+    ) -> None:
+        self._check = check
         self._holdings = holdings
         self._carrier = carrier
         self._patience = patience
@@ -57,6 +61,7 @@ class Asking:
             UnavailableError: There was no answer in time; whether it was done is not known.
             SwitchboardError: What the groups raise.
         """
+        self._check()
         loop = asyncio.get_running_loop()
         patience = self._patience if patience is None else patience
         deadline = loop.time() + patience

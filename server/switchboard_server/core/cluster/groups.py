@@ -63,7 +63,7 @@ class SpreadGroups:
     ) -> None:
         self._events = events
         self.holdings = Holdings(events, carrier, codec, limits, clock)
-        self._asking = Asking(self.holdings, carrier, patience)
+        self._asking = Asking(self.holdings, carrier, patience, events.check_open)
         self.streams = Streams(events, self.holdings, carrier, self._asking, clock)
         carrier.watch(self)
 
