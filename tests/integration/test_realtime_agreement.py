@@ -17,8 +17,6 @@ from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
 from tests.support.realtime_nodes import PATIENCE, Member, Node, eventually, nodes
 
-pytestmark = pytest.mark.faults
-
 ROOMS = ("hall", "den", "chat-1", "chat-2")
 NAMES = [f"c{number}" for number in range(12)]
 USERS = ("", "ann", "bob")

@@ -17,8 +17,6 @@ from tests.support.proxy import TcpProxy
 from tests.support.registries import TCP
 from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 
-pytestmark = pytest.mark.faults
-
 INSTANCES = range(1, 9)
 """Fewer than ten, so that self-preservation keeps out of it."""
 WITHIN = 4 * LEASE
@@ -251,9 +249,9 @@ class Storm:
         )
 
 
-@pytest.mark.parametrize("seed", [1])
-async def test_nodes_agree_whatever_fails(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "faults"), [(1, 2), pytest.param(1, 7, marks=pytest.mark.faults)])
+async def test_nodes_agree_whatever_fails(tmp_path: Path, seed: int, faults: int) -> None:
     with RedisServer(tmp_path / "redis", append_only=True) as server:
         storm = Storm(server, seed)
-        await storm.run(7)
+        await storm.run(faults)
         assert storm.slowest < WITHIN

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 HEAL_SECONDS = 60.0
 """After a fault has ended, all has to be well again within so long."""
-WARM_EVENTS = 500
-"""So many events of each publisher are answered at least between two faults."""
 BACKLOG = 4000
 """No more is published while a group has about so many events to settle."""
 KEYS = 50
@@ -81,10 +79,12 @@ class Trial:
     Args:
         hubs: The hubs.
         rate: Events a second that each publisher publishes at most.
+        warm: So many events of each publisher are answered at least between two faults.
     """
 
-    def __init__(self, hubs: Hubs, rate: float) -> None:
+    def __init__(self, hubs: Hubs, rate: float, warm: int = 500) -> None:
         self.hubs = hubs
+        self._warm = warm
         self.tally = Tally()
         count = len(hubs.nodes)
         self.publishers = [
@@ -156,7 +156,7 @@ class Trial:
         """
         before = self._counts()
         for publisher in self.publishers:
-            await publisher.more(WARM_EVENTS)
+            await publisher.more(self._warm)
         began = time.monotonic()
         await fault.befall()
         ended = time.monotonic()
