@@ -76,8 +76,14 @@ async def test_retention_removes_segments_and_a_reader_is_told_of_the_gap(
             await log.append(some("x" * 100_000))
         window = log.window
         assert 1 < window.first < window.last
-        result = await log.read(0, 1)
-        assert result.batches[0].first == result.window.first >= window.first
+        result, gone = await log.read(0, 1), 0
+        while not result.batches:
+            # RabbitMQ 4 removes segments a moment later: what is gone since is told once more.
+            assert result.lost is not None or result.window.first > window.first
+            gone = result.lost[1] if result.lost is not None else gone
+            result = await log.read(gone, 1)
+        assert result.batches[0].first >= max(result.window.first, gone + 1)
+        assert result.window.first >= window.first
         assert await log.sequence_before(0) >= window.first - 1
         assert list((await log.read_backward(window.first, MUCH)).batches) == []
         late = await hub.events.subscribe(EVERYTHING, AfterSequence(0))
