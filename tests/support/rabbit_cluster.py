@@ -49,9 +49,6 @@ class RabbitNode(RabbitServer):
         """See the base."""
         cluster = [
             "cluster_formation.peer_discovery_backend = rabbit_peer_discovery_classic_config",
-            # Those that start together wait for chance to choose who is first: 5 to 30 s otherwise.
-            "cluster_formation.randomized_startup_delay_range.min = 0",
-            "cluster_formation.randomized_startup_delay_range.max = 2",
             "cluster_partition_handling = pause_minority",
         ]
         cluster += [
