@@ -9,7 +9,8 @@ import aiormq
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
-from switchboard_server.backends.rabbitmq.direct import DirectPublisher
+from switchboard_server.backends.rabbitmq.direct import DirectChannel, Receiver
+from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import (
     CALL_SECONDS,
     answered,
@@ -19,7 +20,6 @@ from switchboard_server.backends.rabbitmq.waiting import (
 )
 
 Properties = spec.Basic.Properties
-Receiver = Callable[[DeliveredMessage], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -32,22 +32,19 @@ class Channel:
 
     Args:
         raw: The driver's channel, for what this class does not wrap.
-        confirms: Whether the broker confirms what is published on it.
+        transport: What the connection goes over.
     """
 
-    def __init__(self, raw: aiormq.abc.AbstractChannel, *, confirms: bool) -> None:
+    def __init__(self, raw: aiormq.Channel, transport: Transport) -> None:
         self.raw = raw
         self.ended = asyncio.Event()
         """Set when it has ended, for whatever reason."""
         self.reason = ""
         """Why it has ended."""
-        self._confirms = confirms
         self._listeners: list[Callable[[], None]] = []
-        self._publishing: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Future[None]] = set()
-        self._direct = (
-            DirectPublisher(raw) if confirms and isinstance(raw, aiormq.Channel) else None
-        )
+        self._direct = DirectChannel(raw, transport)
+        self._consumers = 0
         self._closing: asyncio.Task[None] | None = None
         raw.on_consumer_cancel_callbacks.add(self._cancelled)
         raw.closing.add_done_callback(self._raw_closed)
@@ -69,7 +66,7 @@ class Channel:
         mandatory: bool = False,
         seconds: float = CALL_SECONDS,
     ) -> asyncio.Future[None]:
-        """Publishes a message, without waiting for what was published before.
+        """Publishes a message on a channel that confirms, without waiting for earlier ones.
 
         Args:
             exchange: Where to; empty: the queue that the routing key names.
@@ -80,59 +77,25 @@ class Channel:
             seconds: How long the confirm may take.
 
         Returns:
-            Answers when the broker has confirmed it, or, on a channel without confirms, when it is
-            on its way. Fails with UnroutableError when it came back, and with UnavailableError when
-            it was refused, or when nobody knows: then it may have been stored. Cancelling it takes
-            nothing back.
+            Answers when the broker has confirmed it. Fails with UnroutableError when it came back,
+            and with UnavailableError when it was refused, or when nobody knows: then it may have
+            been stored. Cancelling it takes nothing back.
         """
         if self.ended.is_set():
             return failed(unavailable(f"the channel has ended: {self.reason}"))
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unanswered.add(outcome)
         outcome.add_done_callback(self._unanswered.discard)
-        if (
-            self._direct is not None
-            and not self._publishing
-            and self._direct.publish(
-                outcome,
-                body,
-                properties or Properties(delivery_mode=1),
-                exchange=exchange,
-                routing_key=routing_key,
-                mandatory=mandatory,
-                seconds=seconds,
-            )
-        ):
-            return outcome
-        call = self.raw.basic_publish(
+        self._direct.publish(
+            outcome,
             body,
+            properties or Properties(delivery_mode=1),
             exchange=exchange,
             routing_key=routing_key,
-            properties=properties,
             mandatory=mandatory,
+            seconds=seconds,
         )
-        # Tasks start in the order in which they are made, and the driver's lock is first come,
-        # first served: that keeps the order.
-        task = asyncio.create_task(self._publish(call, outcome, seconds))
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
         return outcome
-
-    async def _publish(self, call: Any, outcome: asyncio.Future[None], seconds: float) -> None:
-        try:
-            confirmation = await answered(call, "a publish", seconds)
-            if self._confirms and not isinstance(confirmation, spec.Basic.Ack):
-                raise unavailable("a publish was refused")  # noqa: TRY301
-        except BaseException as error:
-            if not outcome.done():
-                outcome.set_exception(error)
-                # Whoever did not wait for the answer does not care.
-                outcome.exception()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if not outcome.done():
-                outcome.set_result(None)
 
     async def consume(
         self,
@@ -157,26 +120,28 @@ class Channel:
         """
 
         def receive(message: DeliveredMessage) -> None:
+            if self.ended.is_set():
+                return
             try:
                 receiver(message)
             except Exception:
                 _logger.exception("a receiver of %s failed", queue)
 
-        done = await answered(
+        self._consumers += 1
+        tag = tag or f"{self._consumers}"
+        self._direct.receivers[tag] = receive
+        await answered(
             self.raw.basic_consume(
-                queue,
-                receive,  # type: ignore[arg-type]  # The driver wraps what is no coroutine.
-                no_ack=no_ack,
-                arguments=dict(arguments or {}),
-                consumer_tag=tag,
+                queue, _leave, no_ack=no_ack, arguments=dict(arguments or {}), consumer_tag=tag
             ),
             f"consuming {queue}",
         )
-        return str(done.consumer_tag)
+        return tag
 
     async def cancel(self, tag: str) -> None:
         """Takes no more messages. What is on its way may still come until this returns."""
         await answered(self.raw.basic_cancel(tag), "ending a consumer")
+        self._direct.receivers.pop(tag, None)
 
     async def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Tells the broker that a message is done with.
@@ -256,7 +221,11 @@ class Channel:
 
     def _raw_closed(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        self._end("the connection ended" if error is None else describe(error))
+        # An exception without a class of its own is how the driver ends what waits when it closes.
+        known = error is not None and type(error) is not Exception
+        reason = describe(error) if error is not None and known else "the connection ended"
+        self._end(reason)
+        self._direct.end(reason)
 
     def _end(self, reason: str) -> None:
         if self.ended.is_set():
@@ -266,3 +235,7 @@ class Channel:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener()
+
+
+async def _leave(_: DeliveredMessage) -> None:
+    """What the driver calls for messages, of which it sees none."""

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiormq
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import Backoff, answered, describe, unavailable
 from switchboard_server.core.errors import SwitchboardError, UnavailableError
 
@@ -21,7 +21,6 @@ CONNECT_SECONDS = 5.0
 """How long a host may take to answer."""
 CLOSE_SECONDS = 3.0
 """How long saying good-bye may take."""
-_READ_BUFFER = 1024 * 1024
 _LOOK_SECONDS = 1.0
 
 Listener = Callable[[bool], None]
@@ -49,7 +48,7 @@ class Link:
         self._name = name
         self._heartbeat = heartbeat
         self._connection: _Connection | None = None
-        self._transport = _Transport()
+        self._transport = Transport()
         self._problem: str | None = "not connected yet"
         self._blocked = False
         self._version: tuple[int, ...] = ()
@@ -132,8 +131,10 @@ class Link:
         connection = self._connection
         if connection is None:
             raise unavailable(self._problem or "not connected")
-        raw = await answered(connection.channel(publisher_confirms=confirms), "opening a channel")
-        channel = Channel(raw, confirms=confirms)
+        raw: Any = await answered(
+            connection.channel(publisher_confirms=confirms), "opening a channel"
+        )
+        channel = Channel(raw, self._transport)
         if prefetch:
             await answered(raw.basic_qos(prefetch_count=prefetch), "setting the prefetch")
         return channel
@@ -200,11 +201,10 @@ class Link:
             await self._let_go()
 
     async def _connect(self, url: URL) -> None:
-        self._transport = _Transport()
+        self._transport = Transport()
         connection = _Connection(
             url.update_query(heartbeat=str(self._heartbeat), name=self._name),
-            transport_factory=self._transport,
-            limit=_READ_BUFFER,
+            self._transport,
         )
         where = f"connecting to {url.host}:{url.port or connection.url.port}"
         await answered(connection.connect(), where, CONNECT_SECONDS)
@@ -282,6 +282,16 @@ class _Connection(aiormq.Connection):
     # A silent broker is given up after (5 + 1) * 1.5 = 9 s rather than 18.
     HEARTBEAT_GRACE_MULTIPLIER = 1.5  # type: ignore[assignment]
 
+    def __init__(self, url: URL, transport: Transport) -> None:
+        super().__init__(url, transport_factory=transport)
+        self._transport = transport
+
+    @property
+    def is_connection_was_stuck(self) -> bool:
+        """Whether the broker has been silent too long; the driver does not see all that comes."""
+        silence = self.loop.time() - self._transport.frames.heard
+        return silence > (self.heartbeat_timeout + 1) * self.HEARTBEAT_GRACE_MULTIPLIER
+
     async def is_ready(self) -> bool:
         """Whether the broker reads from it: `ready` waits as long as it does not."""
         try:
@@ -290,25 +300,3 @@ class _Connection(aiormq.Connection):
         except TimeoutError:
             return False
         return True
-
-
-class _Transport(TransportFactory):
-    """Makes a connection's transport, and can cut it."""
-
-    def __init__(self) -> None:
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def create(
-        self, url: URL, **kwargs: Any
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connects."""
-        tls = url.scheme == "amqps"
-        factory: TransportFactory = TLSTransportFactory() if tls else TCPTransportFactory()
-        reader, writer = await factory.create(url, **kwargs)
-        self._writer = writer
-        return reader, writer
-
-    def abort(self) -> None:
-        """Cuts it, if it is not gone."""
-        if self._writer is not None:
-            self._writer.transport.abort()
