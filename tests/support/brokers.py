@@ -114,6 +114,8 @@ class RedisServer(Server):
     def __init__(self, folder: Path, *, append_only: bool = False) -> None:
         super().__init__(folder)
         self.port = free_port()
+        self.master: RedisServer | None = None
+        """What it is a replica of, from its next start on; None: of nothing."""
         self._append_only = append_only
 
     @property
@@ -135,6 +137,8 @@ class RedisServer(Server):
             "save": "",  # no snapshots
             "appendonly": "yes" if self._append_only else "no",
         }
+        if self.master is not None:
+            settings["replicaof"] = f"{LOOPBACK} {self.master.port}"
         return [
             "redis-server",
             *(word for key, value in settings.items() for word in (f"--{key}", value)),
