@@ -32,7 +32,7 @@ async def test_messages_come_in_the_order_of_the_calls_whole_and_confirmed(
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
     await channel.consume(queue, lambda message: arrived.put_nowait(message.body), no_ack=True)
     assert [await arrived.get() for _ in range(201)] == [*bodies, b""]
-    assert not channel._direct._waiting
+    assert not channel._direct.waiting
     assert not channel._direct._names
     await link.close()
 

@@ -5,10 +5,10 @@ import ssl
 from pathlib import Path
 
 import pytest
-from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq import credit
 from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import Delivery
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.topology import QUORUM, STREAM
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
@@ -134,9 +134,9 @@ async def test_what_came_from_a_stream_is_acknowledged_soon_though_little_comes(
 
         monkeypatch.setattr(channel, "acknowledge", note)
 
-        def receive(message: DeliveredMessage) -> None:
+        def receive(message: Delivery) -> None:
             got.append(message.body)
-            making_room.took(message.delivery_tag or 0)
+            making_room.took(message.tag)
 
         await channel.consume(queue, receive, arguments={"x-stream-offset": "first"})
         # More than the prefetch, so that room has to be made.

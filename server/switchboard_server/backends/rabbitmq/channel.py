@@ -10,6 +10,7 @@ from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.direct import DirectChannel, Receiver
+from switchboard_server.backends.rabbitmq.encoding import TRANSIENT, Delivery, Envelope
 from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import (
     CALL_SECONDS,
@@ -18,8 +19,6 @@ from switchboard_server.backends.rabbitmq.waiting import (
     failed,
     unavailable,
 )
-
-Properties = spec.Basic.Properties
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ class Channel:
         self.reason = ""
         """Why it has ended."""
         self._listeners: list[Callable[[], None]] = []
-        self._unanswered: set[asyncio.Future[None]] = set()
         self._direct = DirectChannel(raw, transport)
         self._consumers = 0
         self._closing: asyncio.Task[None] | None = None
@@ -61,7 +59,7 @@ class Channel:
         exchange: str,
         routing_key: str,
         body: bytes,
-        properties: Properties | None = None,
+        envelope: Envelope = TRANSIENT,
         *,
         mandatory: bool = False,
         seconds: float = CALL_SECONDS,
@@ -72,7 +70,7 @@ class Channel:
             exchange: Where to; empty: the queue that the routing key names.
             routing_key: At most 255 bytes.
             body: The message.
-            properties: Its properties. Must not be changed any more.
+            envelope: Its properties.
             mandatory: Have it come back when no queue takes it.
             seconds: How long the confirm may take.
 
@@ -83,19 +81,8 @@ class Channel:
         """
         if self.ended.is_set():
             return failed(unavailable(f"the channel has ended: {self.reason}"))
-        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unanswered.add(outcome)
-        outcome.add_done_callback(self._unanswered.discard)
-        self._direct.publish(
-            outcome,
-            body,
-            properties or Properties(delivery_mode=1),
-            exchange=exchange,
-            routing_key=routing_key,
-            mandatory=mandatory,
-            seconds=seconds,
-        )
-        return outcome
+        address = exchange, routing_key, mandatory
+        return self._direct.publish(address, envelope, body, seconds)
 
     async def consume(
         self,
@@ -119,7 +106,7 @@ class Channel:
             Name of the consumer.
         """
 
-        def receive(message: DeliveredMessage) -> None:
+        def receive(message: Delivery) -> None:
             if self.ended.is_set():
                 return
             try:
@@ -129,7 +116,7 @@ class Channel:
 
         self._consumers += 1
         tag = tag or f"{self._consumers}"
-        self._direct.receivers[tag] = receive
+        self._direct.listen(tag, receive)
         await answered(
             self.raw.basic_consume(
                 queue, _leave, no_ack=no_ack, arguments=dict(arguments or {}), consumer_tag=tag
@@ -141,7 +128,7 @@ class Channel:
     async def cancel(self, tag: str) -> None:
         """Takes no more messages. What is on its way may still come until this returns."""
         await answered(self.raw.basic_cancel(tag), "ending a consumer")
-        self._direct.receivers.pop(tag, None)
+        self._direct.listen(tag, None)
 
     async def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Tells the broker that a message is done with.
@@ -204,8 +191,8 @@ class Channel:
 
     async def drain(self, seconds: float) -> None:
         """Waits until what was published has been answered, or for so long."""
-        if self._unanswered:
-            await asyncio.wait(self._unanswered, timeout=seconds)
+        if self._direct.waiting:
+            await asyncio.wait(list(self._direct.waiting.values()), timeout=seconds)
 
     async def close(self) -> None:
         """Ends it; what was published before has reached the broker, unless the link is down."""

@@ -1,28 +1,32 @@
 """Publishing and consuming past the driver, which makes tasks for every message.
 
-It gives the driver's channel the same delivery tags, so that one may be told of by the other, and
-leaves everything but publishes, their confirms and deliveries to it.
-`tests/integration/test_rabbitmq_direct.py` tells when the driver has changed.
+Publishes, their confirms and deliveries are all that goes past it; everything else of a channel is
+the driver's.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import aiormq
-from aiormq.abc import DeliveredMessage
-from pamqp import commands as spec
-from pamqp.body import ContentBody
-from pamqp.frame import marshal, unmarshal
-from pamqp.header import ContentHeader
+from aiormq import spec
+from pamqp.frame import unmarshal
 
-from switchboard_server.backends.rabbitmq.frames import BODY, HEADER, METHOD, Transport
+from switchboard_server.backends.rabbitmq.encoding import (
+    BODY,
+    HEAD_BYTES,
+    HEADER,
+    METHOD,
+    Delivery,
+    Encoder,
+    Envelope,
+)
+from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
 from switchboard_server.core.errors import SwitchboardError
 
-Receiver = Callable[[DeliveredMessage], None]
+Receiver = Callable[[Delivery], None]
 
 
 def _kind(method: type[Any]) -> bytes:
@@ -33,23 +37,7 @@ def _kind(method: type[Any]) -> bytes:
 _DELIVER, _RETURN = _kind(spec.Basic.Deliver), _kind(spec.Basic.Return)
 _ACK, _NACK = _kind(spec.Basic.Ack), _kind(spec.Basic.Nack)
 _CLOSE = _kind(spec.Channel.Close)
-
-
-@dataclass(slots=True)
-class _Content:
-    """A message of which not all has come.
-
-    Args:
-        method: What is done with it.
-        header: Its header, once that has come.
-        parts: Its body so far.
-        missing: Bytes of the body that have not come.
-    """
-
-    method: Any
-    header: Any = None
-    parts: list[bytes] = field(default_factory=list)
-    missing: int = 0
+_ARGUMENTS = HEAD_BYTES + 4
 
 
 class DirectChannel:
@@ -61,127 +49,127 @@ class DirectChannel:
     """
 
     def __init__(self, raw: aiormq.Channel, transport: Transport) -> None:
-        self._raw = raw
+        self._number = raw.number
         self._transport = transport
         self._takers = transport.frames.takers
+        self._takers[raw.number] = self
+        self._encoder = Encoder(raw.number, raw.max_content_size)
         self._loop = asyncio.get_running_loop()
         self._tag = 0
-        self._waiting: dict[int, asyncio.Future[None]] = {}
         self._names: dict[str, int] = {}
-        self._content: _Content | None = None
         self._closed = False
-        self.receivers: dict[str, Receiver] = {}
-        """Who takes what comes for a consumer. Must not raise."""
-        self._takers[raw.number] = self
+        self._content: _Content | None = None
+        self._receivers: dict[bytes, Receiver] = {}
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        """The publishes that are not answered, by their delivery tags."""
+
+    def listen(self, consumer: str, receiver: Receiver | None) -> None:
+        """Says who takes what comes for a consumer.
+
+        Args:
+            consumer: Its tag.
+            receiver: Must not raise; None: nobody.
+        """
+        if receiver is None:
+            self._receivers.pop(consumer.encode(), None)
+        else:
+            self._receivers[consumer.encode()] = receiver
 
     def end(self, reason: str) -> None:
         """Takes no more frames, and fails the publishes that wait."""
-        if self._takers.get(self._raw.number) is self:
-            del self._takers[self._raw.number]
-        self.receivers.clear()
+        if self._takers.get(self._number) is self:
+            del self._takers[self._number]
+        self._receivers.clear()
         error = unavailable(f"a publish failed: {reason}")
-        for outcome in list(self._waiting.values()):
+        for outcome in list(self.waiting.values()):
             _fail(outcome, error)
 
     def publish(
-        self,
-        outcome: "asyncio.Future[None]",
-        body: bytes,
-        properties: spec.Basic.Properties,
-        *,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        seconds: float,
-    ) -> None:
+        self, address: tuple[str, str, bool], envelope: Envelope, body: bytes, seconds: float
+    ) -> "asyncio.Future[None]":
         """Publishes a message.
 
         Args:
-            outcome: Is answered as `Channel.publish` says; the other arguments are its as well.
+            address: Exchange, routing key, and whether it is to come back if no queue takes it.
+            envelope: Its properties.
             body: The message.
-            properties: Get an id if they have none.
-            exchange: Where to.
-            routing_key: By which key.
-            mandatory: Have it come back when no queue takes it.
             seconds: How long the confirm may take.
+
+        Returns:
+            As `Channel.publish` says.
         """
         self._tag = tag = self._tag + 1
-        # By it a message that comes back is found.
-        name = properties.message_id = properties.message_id or f"{tag:x}"
-        self._waiting[tag] = outcome
+        # By its id a message that comes back is found.
+        name, frames = self._encoder.message(address, envelope, tag, body)
+        outcome = self.waiting[tag] = self._loop.create_future()
         self._names[name] = tag
         late = self._loop.call_later(seconds, _too_late, outcome, seconds)
         outcome.add_done_callback(partial(self._answered, tag, name, late))
-        if self._closed:
-            return  # It fails when the driver has noticed.
-        number = self._raw.number
-        method = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-        header = ContentHeader(properties=properties, body_size=len(body))
-        most = self._raw.max_content_size
-        parts = [body[at : at + most] for at in range(0, len(body), most)]
-        frames: list[Any] = [method, header, *map(ContentBody, parts)]
-        self._transport.write(b"".join([marshal(each, number) for each in frames]))
+        if not self._closed:  # Otherwise it fails when the driver has noticed.
+            self._transport.write(frames)
+        return outcome
 
-    def take(self, frame: bytes) -> bool:
+    def take(self, data: bytes, start: int, end: int) -> bool:
         """See `FrameTaker`."""
-        if frame[0] == METHOD:
-            return self._take_method(frame)
+        kind = data[start]
+        if kind == METHOD:
+            return self._take_method(data, start, end)
         content = self._content
         if content is None:
             return False
-        if frame[0] == HEADER:
-            content.header = unmarshal(frame)[2]
-            content.missing = content.header.body_size
-        elif frame[0] == BODY:
-            content.parts.append(frame[7:-1])
-            content.missing -= len(frame) - 8
+        if kind == HEADER:
+            content.header = data[start:end]
+            content.missing = int.from_bytes(data[start + 11 : start + 19], "big")
+        elif kind == BODY:
+            content.parts.append(data[start + HEAD_BYTES : end - 1])
+            content.missing -= end - 1 - start - HEAD_BYTES
         if content.missing <= 0:
             self._content = None
             self._arrived(content)
         return True
 
-    def _take_method(self, frame: bytes) -> bool:
-        kind = frame[7:11]
+    def _take_method(self, data: bytes, start: int, end: int) -> bool:
+        at = start + _ARGUMENTS
+        kind = data[start + HEAD_BYTES : at]
         if kind in (_DELIVER, _RETURN):
-            self._content = _Content(unmarshal(frame)[2])
+            self._content = _Content(data[start:end])
         elif kind in (_ACK, _NACK):
-            self._confirmed(unmarshal(frame)[2])
+            tag = int.from_bytes(data[at : at + 8], "big")
+            self._confirmed(tag, multiple=bool(data[at + 8] & 1), stored=kind == _ACK)
         else:
             # After this nothing may be written any more, and the driver notices it later.
             self._closed = self._closed or kind == _CLOSE
             return False
         return True
 
-    def _arrived(self, content: _Content) -> None:
-        method, parts = content.method, content.parts
-        if isinstance(method, spec.Basic.Return):
-            self._returned(content.header.properties.message_id)
+    def _arrived(self, content: "_Content") -> None:
+        method = content.method
+        if method[HEAD_BYTES:_ARGUMENTS] == _RETURN:
+            header: Any = unmarshal(content.header)[2]
+            self._returned(header.properties.message_id)
             return
-        receiver = self.receivers.get(method.consumer_tag)
+        at = _ARGUMENTS + 1 + method[_ARGUMENTS]
+        receiver = self._receivers.get(method[_ARGUMENTS + 1 : at])
         if receiver is not None:
+            parts = content.parts
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            receiver(DeliveredMessage(method, content.header, body, self._raw))
+            tag = int.from_bytes(method[at : at + 8], "big")
+            receiver(Delivery(tag, method, content.header, body))
 
     def _returned(self, name: str) -> None:
-        outcome = self._waiting.get(self._names.get(name, 0))
+        outcome = self.waiting.get(self._names.get(name, 0))
         if outcome is not None:  # Its confirm follows.
-            _fail(
-                outcome,
-                UnroutableError(
-                    "LOG_UNAVAILABLE", "RabbitMQ: a publish came back: no queue takes it"
-                ),
-            )
+            text = "RabbitMQ: a publish came back: no queue takes it"
+            _fail(outcome, UnroutableError("LOG_UNAVAILABLE", text))
 
-    def _confirmed(self, method: Any) -> None:
-        last = method.delivery_tag
-        tags = [last]
-        if method.multiple:
-            tags = [tag for tag in self._waiting if tag <= last]
+    def _confirmed(self, last: int, *, multiple: bool, stored: bool) -> None:
+        # They are in the order of their tags.
+        tags = [tag for tag in self.waiting if tag <= last] if multiple else [last]
         for tag in tags:
-            outcome = self._waiting.get(tag)
+            outcome = self.waiting.get(tag)
             if outcome is None or outcome.done():
                 continue
-            if isinstance(method, spec.Basic.Ack):
+            if stored:
                 outcome.set_result(None)
             else:
                 _fail(outcome, unavailable("a publish was refused"))
@@ -190,9 +178,28 @@ class DirectChannel:
         self, tag: int, name: str, late: asyncio.TimerHandle, _: "asyncio.Future[None]"
     ) -> None:
         late.cancel()
-        self._waiting.pop(tag, None)
+        del self.waiting[tag]
         if self._names.get(name) == tag:
             del self._names[name]
+
+
+class _Content:
+    """A message of which not all has come.
+
+    Attributes:
+        method: The frame of what is done with it.
+        header: The frame of its header.
+        parts: Its body so far.
+        missing: Bytes of the body that have not come; while there is no header, at least one.
+    """
+
+    __slots__ = ("header", "method", "missing", "parts")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self.header = b""
+        self.parts: list[bytes] = []
+        self.missing = 1
 
 
 def _too_late(outcome: "asyncio.Future[None]", seconds: float) -> None:

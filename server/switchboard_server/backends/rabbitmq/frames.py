@@ -1,8 +1,8 @@
 """The bytes of a connection, of which frequent frames are taken on their way to the driver.
 
-The driver reads every frame in three steps and hands it from task to task, which takes several
-times as long as what RabbitMQ itself needs for a message. What it does not have to see is handed
-over at once instead, in the call that the event loop makes when bytes have come.
+The driver reads every frame in three steps and hands it from task to task, which takes longer than
+RabbitMQ needs to pass a message on. What it does not have to see is handed over at once instead, in
+the call that the event loop makes when bytes have come.
 """
 
 import asyncio
@@ -12,27 +12,31 @@ from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
-METHOD, HEADER, BODY = 1, 2, 3
-"""Kinds of frames; there is also the heartbeat's."""
-_HEARTBEAT = 8
-_KINDS = frozenset((METHOD, HEADER, BODY, _HEARTBEAT))
-_HEAD_BYTES = 7
-"""Kind, channel (2) and size (4); behind the payload stands one byte that ends a frame."""
+from switchboard_server.backends.rabbitmq.encoding import (
+    BODY,
+    HEAD_BYTES,
+    HEADER,
+    HEARTBEAT,
+    METHOD,
+)
+
+_KINDS = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
 _READ_BUFFER = 1024 * 1024
 
 
 class FrameTaker(Protocol):
     """Who wants the frames of a channel."""
 
-    def take(self, frame: bytes) -> bool:
+    def take(self, data: bytes, start: int, end: int) -> bool:
         """Takes a frame.
 
         Args:
-            frame: All of it.
+            data: Bytes that hold the frame.
+            start: Where it begins there.
+            end: Where it ends.
 
         Returns:
-            Whether it was taken; the driver gets it otherwise. It also gets nothing of a message of
-            which the first frame was taken.
+            Whether it was taken; the driver gets it otherwise.
         """
 
 
@@ -60,22 +64,21 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
         self.heard = self._clock()
         if self._rest:
             data = self._rest + data
-        at, size = 0, len(data)
-        while size - at > _HEAD_BYTES:
-            if data[at] not in _KINDS:
+        start, size = 0, len(data)
+        while size - start > HEAD_BYTES:
+            if data[start] not in _KINDS:
                 # No frame: a server of another protocol, about which the driver complains.
-                super().data_received(data[at:])
-                at = size
+                super().data_received(data[start:])
+                start = size
                 break
-            end = at + _HEAD_BYTES + int.from_bytes(data[at + 3 : at + 7], "big") + 1
+            end = start + HEAD_BYTES + int.from_bytes(data[start + 3 : start + 7], "big") + 1
             if end > size:
                 break
-            frame = data[at:end]
-            at = end
-            taker = self.takers.get(int.from_bytes(frame[1:3], "big"))
-            if taker is None or not taker.take(frame):
-                super().data_received(frame)
-        self._rest = data[at:]
+            taker = self.takers.get(data[start + 1] << 8 | data[start + 2])
+            if taker is None or not taker.take(data, start, end):
+                super().data_received(data[start:end])
+            start = end
+        self._rest = data[start:]
 
     def eof_received(self) -> bool | None:
         """See `asyncio.Protocol`."""
@@ -86,7 +89,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
 
 
 class Transport(TransportFactory):
-    """Makes a connection's transport, hears and writes past the driver, and can cut it.
+    """Makes a connection's transport, can write past the driver, and can cut it.
 
     Attributes:
         frames: What comes; only once there is a connection.
@@ -120,7 +123,7 @@ class Transport(TransportFactory):
     def write(self, frames: bytes) -> None:
         """Sends whole frames, before all that the driver has not written yet."""
         if self._writer is not None:
-            self._writer.write(frames)
+            self._writer.transport.write(frames)
 
     def abort(self) -> None:
         """Cuts it, if it is not gone."""

@@ -23,11 +23,11 @@ import json
 import logging
 from typing import Any
 
-from aiormq.abc import DeliveredMessage
 from google.protobuf.message import DecodeError
 
 from switchboard.v1 import event_pb2, event_service_pb2
-from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import Delivery, Envelope, Properties
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.backends.rabbitmq.waiting import unavailable
@@ -89,7 +89,7 @@ class Inlet:
 
     async def _take_all(self) -> None:
         channel = await self._link.channel(prefetch=PREFETCH, confirms=True)
-        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
         channel.on_end(lambda: arrived.put_nowait(None))
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -106,7 +106,7 @@ class Inlet:
             await channel.close()
         raise unavailable(channel.reason)
 
-    async def _take(self, channel: Channel, message: DeliveredMessage) -> None:
+    async def _take(self, channel: Channel, message: Delivery) -> None:
         try:
             try:
                 await self._publish(message)
@@ -116,51 +116,51 @@ class Inlet:
             except SwitchboardError as error:
                 self.refused += 1
                 await self._refuse(channel, message, error)
-            await channel.acknowledge(message.delivery_tag or 0)
+            await channel.acknowledge(message.tag)
         except SwitchboardError as error:
             # It comes again, and those after it too, in order.
             _logger.warning("an event of another program has to wait: %s", error.message)
             await channel.close()
 
-    async def _publish(self, message: DeliveredMessage) -> None:
+    async def _publish(self, message: Delivery) -> None:
         outcome = await self._hub.publish(read(message), waited=True)
         if outcome.refused:
             raise outcome.refused[0]
 
-    async def _refuse(
-        self, channel: Channel, message: DeliveredMessage, error: SwitchboardError
-    ) -> None:
-        given = message.header.properties
+    async def _refuse(self, channel: Channel, message: Delivery, error: SwitchboardError) -> None:
+        given = message.properties
         headers: dict[str, Any] = {
             **(given.headers or {}),
             "reason": error.reason,
             "error": error.message,
-            "routing_key": message.routing_key or "",
+            "routing_key": message.routing_key,
         }
         await channel.publish(
             "",
             self._topology.refused,
             message.body,
-            Properties(
-                content_type=given.content_type,
-                message_id=given.message_id,
-                correlation_id=given.correlation_id,
-                app_id=given.app_id,
-                delivery_mode=2,
-                headers=headers,
+            Envelope(
+                Properties(
+                    content_type=given.content_type,
+                    message_id=given.message_id,
+                    correlation_id=given.correlation_id,
+                    app_id=given.app_id,
+                    delivery_mode=2,
+                    headers=headers,
+                )
             ),
         )
 
 
-def read(message: DeliveredMessage) -> Drafts:
+def read(message: Delivery) -> Drafts:
     """The event of a message.
 
     Raises:
         InvalidArgumentError: It holds none.
     """
-    given = message.header.properties
+    given = message.properties
     event = _event(given.content_type or "", message.body)
-    event.type = event.type or message.routing_key or ""
+    event.type = event.type or message.routing_key
     event.source_service = event.source_service or given.app_id or ""
     event.id = event.id or given.message_id or ""
     event.correlation_id = event.correlation_id or given.correlation_id or ""

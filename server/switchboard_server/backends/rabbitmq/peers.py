@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import Delivery, Envelope, Properties
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.messages import (
     AtSeat,
@@ -90,6 +91,7 @@ class Peers:
         self._receivers: dict[str, tuple[type[Any], Receiver]] = {}
         self._outboxes = Outboxes(self._send, self._roster.remove)
         self._channel: Channel | None = None
+        self._envelope = Envelope(Properties())
         self._ready = asyncio.Event()
         self._beat = 0
         self._heard = 0
@@ -300,6 +302,7 @@ class Peers:
             await channel.declare_queue(queue, NODE, durable=False, exclusive=True)
             await channel.bind(queue, self._topology.nodes)
             self._channel, self._beat, self._heard = channel, 0, 0
+            self._envelope = Envelope(Properties(reply_to=session))
             self._roster.begin(session)
             await channel.consume(queue, self._received, no_ack=True)
             self._say(joined=True)
@@ -345,9 +348,7 @@ class Peers:
         if to:
             self._outboxes.put(to, pieces, bounded=False)
             return None
-        return self._channel.publish(
-            self._topology.nodes, "", b"".join(pieces), Properties(reply_to=self.session)
-        )
+        return self._channel.publish(self._topology.nodes, "", b"".join(pieces), self._envelope)
 
     def _alive(self, received: Received[Alive]) -> None:
         alive = received.message
@@ -384,7 +385,7 @@ class Peers:
             "",
             self._topology.node(session),
             body,
-            Properties(reply_to=self.session),
+            self._envelope,
             mandatory=True,
         )
 
@@ -399,8 +400,8 @@ class Peers:
 
     # --- Receiving ---------------------------------------------------------------------------
 
-    def _received(self, message: Any) -> None:
-        sender = message.header.properties.reply_to or ""
+    def _received(self, message: Delivery) -> None:
+        sender = message.reply_to
         try:
             for head, body in unpack(message.body):
                 self._take(head, body, sender)

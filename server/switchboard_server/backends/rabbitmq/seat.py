@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from switchboard_server.backends.rabbitmq.balance import assign
-from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import PERSISTENT, TRANSIENT, Envelope
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.roster import Holding
@@ -68,7 +69,7 @@ class Term:
         exchange: str,
         routing_key: str,
         body: bytes,
-        properties: Properties | None = None,
+        envelope: Envelope = TRANSIENT,
         *,
         mandatory: bool = False,
         seconds: float = CALL_SECONDS,
@@ -77,7 +78,7 @@ class Term:
         if self.ended.is_set():
             return failed(unavailable(f"{self.seat} is not held here: {self.reason}"))
         return self.channel.publish(
-            exchange, routing_key, body, properties, mandatory=mandatory, seconds=seconds
+            exchange, routing_key, body, envelope, mandatory=mandatory, seconds=seconds
         )
 
     def on_end(self, listener: Callable[[], None]) -> None:
@@ -190,9 +191,7 @@ class Seat:
         try:
             await channel.declare_queue(self._queue, SEAT)
             await self._first_publish(channel)
-            await channel.consume(
-                self._queue, lambda message: tokens.put_nowait(message.delivery_tag or 0)
-            )
+            await channel.consume(self._queue, lambda message: tokens.put_nowait(message.tag))
             token = await self._first_token(channel, tokens)
             if self._should_pass():
                 _logger.debug("passing %s on", self.name)
@@ -318,8 +317,7 @@ class Seat:
         return await self._publish_token(channel)
 
     async def _publish_token(self, channel: Channel) -> None:
-        properties = Properties(delivery_mode=2)
-        await channel.publish("", self._queue, self._peers.id.encode(), properties)
+        await channel.publish("", self._queue, self._peers.id.encode(), PERSISTENT)
 
     def _holder_changed(self, seat: str, holding: Holding | None) -> None:
         if seat == self.name and holding is not None and holding.session != self._peers.session:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from switchboard_server.backends.clocks import LogTime
-from switchboard_server.backends.rabbitmq.channel import Properties
+from switchboard_server.backends.rabbitmq.encoding import Envelope, Properties
 from switchboard_server.backends.rabbitmq.entries import Entry, Known, Sifter, keys_of
 from switchboard_server.backends.rabbitmq.place import Place
 from switchboard_server.backends.rabbitmq.records import (
@@ -42,6 +42,8 @@ GATHER_TURNS = 16
 """Most turns of the loop for which a record waits while more arrives in each of them."""
 TERM_SECONDS = 20.0
 """How long the marker of a term may take until it is read."""
+
+_MARKER = Envelope(Properties(content_type=MARKER_CONTENT_TYPE, message_type=TERM, delivery_mode=2))
 
 _logger = logging.getLogger(__name__)
 
@@ -272,15 +274,10 @@ class Sequencer:
                 each.fail(error)
             return
         keys = routing_keys(batches)
-        properties = Properties(
-            content_type=CONTENT_TYPE,
-            message_type=EVENTS,
-            delivery_mode=2,
-            headers={"CC": list[Any](keys[1:])} if len(keys) > 1 else None,
-        )
         self._sent.append(_Sent(first, batches))
         self._in_flight += 1
-        done = term.publish(self._topology.events, keys[0], body, properties, mandatory=True)
+        envelope = _RECORD if len(keys) == 1 else _record_for(keys)
+        done = term.publish(self._topology.events, keys[0], body, envelope, mandatory=True)
         done.add_done_callback(lambda outcome: self._confirmed(term, outcome))
 
     def _take(self) -> list[Entry]:
@@ -315,12 +312,18 @@ class Sequencer:
         self._pump()
 
     def _publish_marker(self, term: Term, marker: Marker) -> "asyncio.Future[None]":
-        properties = Properties(
-            content_type=MARKER_CONTENT_TYPE, message_type=TERM, delivery_mode=2
-        )
-        return term.publish(
-            "", self._topology.log, encode_marker(marker), properties, mandatory=True
-        )
+        return term.publish("", self._topology.log, encode_marker(marker), _MARKER, mandatory=True)
+
+
+def _record_for(keys: Sequence[str]) -> Envelope:
+    """The properties of a record of events of some types; the first is the routing key."""
+    headers: Any = {"CC": keys[1:]} if len(keys) > 1 else None
+    return Envelope(
+        Properties(content_type=CONTENT_TYPE, message_type=EVENTS, delivery_mode=2, headers=headers)
+    )
+
+
+_RECORD = _record_for(("",))
 
 
 def _answers(entries: Sequence[Entry]) -> list[Answers]:

@@ -4,16 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import OFFSET, Delivery
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.waiting import CALL_SECONDS, unavailable
 from switchboard_server.core.errors import UnavailableError
 
-OFFSET = "x-stream-offset"
 """Where a consumer begins, and in a message where it stands."""
 READERS = 3
 """Ranges that are read at the same time; others wait."""
@@ -45,11 +42,9 @@ class Found:
     body: bytes
 
 
-def found(message: DeliveredMessage) -> Found:
+def found(message: Delivery) -> Found:
     """A delivered message as what it is in the stream."""
-    properties = message.header.properties
-    headers: Any = properties.headers or {}
-    return Found(int(headers[OFFSET]), properties.message_type or "", message.body)
+    return Found(message.offset, message.type, message.body)
 
 
 class Scan:
@@ -65,7 +60,7 @@ class Scan:
         self.channel = channel
         self._every = max(1, prefetch // 2)
         self._queue = queue
-        self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
         self._tag = ""
         self._taken = self._acknowledged = 0
         channel.on_end(lambda: self._arrived.put_nowait(None))
@@ -92,7 +87,7 @@ class Scan:
             ) from None
         if message is None:
             raise unavailable(f"reading {self._queue} ended: {self.channel.reason}")
-        self._taken = message.delivery_tag or 0
+        self._taken = message.tag
         if self._taken - self._acknowledged >= self._every:
             await self._acknowledge()
         return found(message)
@@ -103,7 +98,7 @@ class Scan:
         while not self._arrived.empty():
             message = self._arrived.get_nowait()
             if message is not None:
-                self._taken = message.delivery_tag or 0
+                self._taken = message.tag
         await self._acknowledge()
 
     async def _acknowledge(self) -> None:

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
-
-from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.credit import Credit
+from switchboard_server.backends.rabbitmq.encoding import OFFSET, Delivery
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.stream import (
-    OFFSET,
     Found,
     SilentError,
     Start,
@@ -117,7 +116,8 @@ class LogTail:
         try:
             start = await self._start()
             self._channel, self._credit = channel, Credit(channel, PREFETCH // 4)
-            await channel.consume(self._queue, self._received, arguments={OFFSET: start})
+            receiver = partial(self._received, channel)
+            await channel.consume(self._queue, receiver, arguments={OFFSET: start})
             await self._verify(channel)
             self._listener.attached(None)
             await channel.ended.wait()
@@ -177,13 +177,12 @@ class LogTail:
         self._listener.replaced()
         raise unavailable(f"the stream {self._queue} is not what it was: {why}")
 
-    def _received(self, message: DeliveredMessage) -> None:
-        if message.channel is not (self._channel and self._channel.raw):
+    def _received(self, channel: Channel, message: Delivery) -> None:
+        if channel is not self._channel:
             return
         each = found(message)
-        tag = message.delivery_tag or 0
         if self._credit is not None:
-            self._credit.took(tag)
+            self._credit.took(message.tag)
         if self._expected is not None and not self._recognise(each):
             return
         if self.offset is not None and each.offset <= self.offset:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from enum import IntEnum
 
 import msgspec
-from aiormq.abc import DeliveredMessage
 
-from switchboard_server.backends.rabbitmq.channel import Channel, Properties
+from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.credit import Credit
+from switchboard_server.backends.rabbitmq.encoding import PERSISTENT, Delivery
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.waiting import unavailable
@@ -149,7 +149,7 @@ class Track:
         outcome.add_done_callback(_heard)
         self._written[number] = outcome
         sending = self._term.publish(
-            "", self.queue, _encoder.encode(entry), Properties(delivery_mode=2), mandatory=True
+            "", self.queue, _encoder.encode(entry), PERSISTENT, mandatory=True
         )
         sending.add_done_callback(lambda done: self._sent(number, done))
         return outcome
@@ -185,10 +185,10 @@ class Track:
             self._term.end(f"{self.queue}: {error}")
             self._fail(str(error))
 
-    def _receive(self, message: DeliveredMessage) -> None:
+    def _receive(self, message: Delivery) -> None:
         if self._credit is not None:
-            self._credit.took(message.delivery_tag or 0)
-        offset = int(message.header.properties.headers["x-stream-offset"])  # type: ignore[index, arg-type]
+            self._credit.took(message.tag)
+        offset = message.offset
         self.size += len(message.body)
         try:
             entry = _decoder.decode(message.body)
