@@ -71,23 +71,31 @@ class PublishPipeline:
             SwitchboardError: A request is malformed, the log takes nothing, or the hub shuts down.
         """
         reader = asyncio.create_task(self._read())
-        reader.add_done_callback(lambda _: self._changed.set())
+        reader.add_done_callback(self._notice)
         try:
             while True:
-                if self._unanswered:
+                if self._unanswered and self._unanswered[0].outcome.done():
                     await self._answer()
+                elif self._unanswered:
+                    await self._change()
                 elif self._ended is not None:
                     raise self._ended
                 elif reader.done():
                     reader.result()
                     return
                 else:
-                    self._changed.clear()
-                    await self._changed.wait()
+                    await self._change()
         finally:
             for task in (reader, *(request.outcome for request in self._unanswered)):
                 if not task.cancel() and not task.cancelled():
                     task.exception()  # Nobody is left to hear of it.
+
+    def _notice(self, _: object) -> None:
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _read(self) -> None:
         outcome: asyncio.Task[Published] | None = None
@@ -105,9 +113,9 @@ class PublishPipeline:
             outcome = asyncio.create_task(
                 self._hub.publish(drafts, self._principal, waited=True, lane=self._lane)
             )
+            outcome.add_done_callback(self._notice)
             self._unanswered.append(_Request(request.request_id, drafts, len(raw), outcome))
             self._bytes += len(raw)
-            self._changed.set()
             while (
                 self._bytes > MAX_UNANSWERED_BYTES
                 or len(self._unanswered) >= MAX_UNANSWERED_REQUESTS
@@ -118,8 +126,7 @@ class PublishPipeline:
     _answered: asyncio.Future[None] | None = None
 
     async def _answer(self) -> None:
-        """Waits for the oldest request, and answers it with all that are done by then."""
-        await asyncio.wait([self._unanswered[0].outcome])
+        """Answers the oldest requests, as far as they are done."""
         response = event_service_pb2.PublishStreamResponse()
         failure: BaseException | None = None
         while self._unanswered and self._unanswered[0].outcome.done():

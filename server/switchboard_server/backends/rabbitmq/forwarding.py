@@ -107,8 +107,13 @@ class Forwarder:
         peers.on_tell(AppendSettled, self._settled)
 
     def wake(self) -> None:
-        """Sends what has not been sent, in the next turn of the loop."""
-        if not self._waking:
+        """Sends what has not been sent: at once to itself, where the sequencer gathers by itself.
+
+        To another node in the next turn of the loop, with what else comes until then.
+        """
+        if self._sequencer.term is not None:
+            self._send()
+        elif not self._waking:
             self._waking = True
             self._loop.call_soon(self._send)
 
