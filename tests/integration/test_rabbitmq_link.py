@@ -192,6 +192,15 @@ async def test_wrong_credentials_are_told_and_no_password_is(rabbit: RabbitServe
     await link.close()
 
 
+async def test_a_virtual_host_that_is_not_there_is_told(rabbit: RabbitServer) -> None:
+    link = Link(f"{rabbit.url}nowhere", "test")
+    await link.start()
+    with pytest.raises(UnavailableError, match="NOT_ALLOWED - vhost nowhere not found") as caught:
+        await link.wait_connected(1.0)
+    assert caught.value.message.count("RabbitMQ") == 1
+    await link.close()
+
+
 async def test_work_is_done_again_whenever_there_is_a_connection(rabbit: RabbitServer) -> None:
     async with linked(rabbit.url) as link:
         began: asyncio.Queue[Channel] = asyncio.Queue()

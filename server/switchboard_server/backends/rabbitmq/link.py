@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiormq
+from aiormq import spec
+from aiormq.exceptions import ConnectionClosed, InvalidFrameError
 from yarl import URL
 
 from switchboard_server.backends.rabbitmq.channel import Channel
@@ -300,3 +302,33 @@ class _Connection(aiormq.Connection):
         except TimeoutError:
             return False
         return True
+
+    @staticmethod
+    async def _rpc(
+        request: Any, writer: asyncio.StreamWriter, frame_receiver: Any, wait_response: bool = True
+    ) -> Any:
+        """As the driver's, which keeps to itself why the broker ends a connection in its opening.
+
+        So it does for a virtual host that is not there, or that the user may not enter.
+        """
+        frames = _Frames(frame_receiver)
+        try:
+            return await aiormq.Connection._rpc(request, writer, frames, wait_response)  # type: ignore[arg-type]
+        except InvalidFrameError:
+            if isinstance(frames.last, spec.Connection.Close):
+                raise ConnectionClosed(frames.last.reply_text) from None
+            raise
+
+
+class _Frames:
+    """The frames of a connection, of which it keeps the last."""
+
+    def __init__(self, receiver: Any) -> None:
+        self._receiver = receiver
+        self.last: object = None
+
+    async def get_frame(self) -> Any:
+        """The next one, with its weight and its channel."""
+        received = await self._receiver.get_frame()
+        self.last = received[2]
+        return received

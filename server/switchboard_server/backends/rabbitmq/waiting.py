@@ -18,7 +18,7 @@ CALL_SECONDS = 10.0
 
 def unavailable(text: str) -> UnavailableError:
     """The error of everything that RabbitMQ does not do now."""
-    return UnavailableError("LOG_UNAVAILABLE", f"RabbitMQ: {text}")
+    return UnavailableError("LOG_UNAVAILABLE", f"RabbitMQ: {text.removeprefix('RabbitMQ: ')}")
 
 
 def failed(error: BaseException) -> asyncio.Future[None]:
