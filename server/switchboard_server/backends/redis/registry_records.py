@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import orjson
 
+from switchboard_server.backends.registrations import from_content, to_content
 from switchboard_server.core.registry.entries import REGISTERED, UNCHECKED, Declared, Verdict
 from switchboard_server.core.registry.model import (
-    HealthCheck,
     Instance,
     Key,
-    Probe,
-    ProbeKind,
     Registration,
     RemovalCause,
     Status,
@@ -61,25 +58,7 @@ def read_key(text: str) -> Key:
 
 def write_spec(spec: Registration) -> bytes:
     """A registration; equal ones give equal bytes."""
-    check, probe = spec.check, spec.check.probe
-    content = {
-        "service": spec.service,
-        "id": spec.id,
-        "url": spec.url,
-        "host": spec.host,
-        "port": spec.port,
-        "version": spec.version,
-        "zone": spec.zone,
-        "weight": spec.weight,
-        "metadata": dict(spec.metadata),
-        "lease": spec.lease_ns,
-        "interval": check.interval_ns,
-        "timeout": check.timeout_ns,
-        "thresholds": [check.healthy_threshold, check.unhealthy_threshold],
-        "probe": None
-        if probe is None
-        else [probe.kind.value, probe.where, probe.service, probe.tls],
-    }
+    content = {"service": spec.service, "id": spec.id, **to_content(spec)}
     return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
 
 
@@ -166,22 +145,4 @@ def read_change(message: Sequence[str], row: Row, dial: Dial, now: float) -> Sha
 
 def _read_spec(text: str) -> Registration:
     content = orjson.loads(text)
-    probe = content["probe"]
-    return Registration(
-        service=content["service"],
-        id=content["id"],
-        url=content["url"],
-        host=content["host"],
-        port=content["port"],
-        version=content["version"],
-        zone=content["zone"],
-        weight=content["weight"],
-        metadata=MappingProxyType(content["metadata"]),
-        check=HealthCheck(
-            None if probe is None else Probe(ProbeKind(probe[0]), *probe[1:]),
-            content["interval"],
-            content["timeout"],
-            *content["thresholds"],
-        ),
-        lease_ns=content["lease"],
-    )
+    return from_content(content["service"], content["id"], content)
