@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from switchboard_server.backends.embedded.files import transaction
 from switchboard_server.backends.embedded.registry_rows import from_row, to_row
 from switchboard_server.backends.embedded.worker import Thread
 from switchboard_server.core.errors import UnavailableError
@@ -102,7 +103,7 @@ class SqliteRegistryStore:
             self._migrate(db)
             revision, complete = db.execute("SELECT revision, complete FROM state").fetchone()
             rows = db.execute("SELECT service, id, crc, content FROM instances").fetchall()
-            with self._transaction(db):
+            with transaction(db):
                 db.execute("UPDATE state SET complete = 0")
         instances = []
         for row in rows:
@@ -116,7 +117,7 @@ class SqliteRegistryStore:
     def _migrate(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            with self._transaction(db):
+            with transaction(db):
                 for statement in _SCHEMA:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -131,7 +132,7 @@ class SqliteRegistryStore:
         self, instances: Sequence[StoredInstance], removed: Sequence[Key], revision: int
     ) -> None:
         db = self._connection()
-        with self._explained("written to"), self._transaction(db):
+        with self._explained("written to"), transaction(db):
             db.executemany(
                 "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?)", map(to_row, instances)
             )
@@ -140,7 +141,7 @@ class SqliteRegistryStore:
 
     def _complete(self) -> None:
         db = self._connection()
-        with self._explained("written to"), self._transaction(db):
+        with self._explained("written to"), transaction(db):
             db.execute("UPDATE state SET complete = 1")
 
     def _connection(self) -> sqlite3.Connection:
@@ -151,17 +152,6 @@ class SqliteRegistryStore:
         if self._db is not None:
             self._db.close()
             self._db = None
-
-    @contextmanager
-    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
