@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiormq
@@ -11,6 +11,7 @@ from aiormq.abc import DeliveredMessage
 
 from switchboard_server.backends.rabbitmq.direct import DirectChannel, Receiver
 from switchboard_server.backends.rabbitmq.encoding import TRANSIENT, Delivery, Envelope
+from switchboard_server.backends.rabbitmq.ending import Ending
 from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import (
     CALL_SECONDS,
@@ -23,7 +24,7 @@ from switchboard_server.backends.rabbitmq.waiting import (
 _logger = logging.getLogger(__name__)
 
 
-class Channel:
+class Channel(Ending):
     """One AMQP channel. It is not made anew: when it has ended, whoever used it opens another.
 
     All that is published on it reaches the broker in the order of the calls, and nothing after it
@@ -35,24 +36,13 @@ class Channel:
     """
 
     def __init__(self, raw: aiormq.Channel, transport: Transport) -> None:
+        super().__init__()
         self.raw = raw
-        self.ended = asyncio.Event()
-        """Set when it has ended, for whatever reason."""
-        self.reason = ""
-        """Why it has ended."""
-        self._listeners: list[Callable[[], None]] = []
         self._direct = DirectChannel(raw, transport)
         self._consumers = 0
         self._closing: asyncio.Task[None] | None = None
         raw.on_consumer_cancel_callbacks.add(self._cancelled)
         raw.closing.add_done_callback(self._raw_closed)
-
-    def on_end(self, listener: Callable[[], None]) -> None:
-        """Has somebody called when it ends; at once if it has."""
-        if self.ended.is_set():
-            listener()
-        else:
-            self._listeners.append(listener)
 
     def publish(
         self,
@@ -196,14 +186,14 @@ class Channel:
 
     async def close(self) -> None:
         """Ends it; what was published before has reached the broker, unless the link is down."""
-        self._end("it was closed")
+        self.end("it was closed")
         try:
             await answered(self.raw.close(), "closing a channel", 3.0)
         except Exception as error:
             _logger.debug("closing a channel: %s", error)
 
     def _cancelled(self, frame: spec.Basic.Cancel) -> None:
-        self._end(f"the broker ended consumer {frame.consumer_tag}")
+        self.end(f"the broker ended consumer {frame.consumer_tag}")
         self._closing = asyncio.create_task(self.close())
 
     def _raw_closed(self, closing: asyncio.Future[Any]) -> None:
@@ -211,17 +201,8 @@ class Channel:
         # An exception without a class of its own is how the driver ends what waits when it closes.
         known = error is not None and type(error) is not Exception
         reason = describe(error) if error is not None and known else "the connection ended"
-        self._end(reason)
+        self.end(reason)
         self._direct.end(reason)
-
-    def _end(self, reason: str) -> None:
-        if self.ended.is_set():
-            return
-        self.reason = reason
-        self.ended.set()
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener()
 
 
 async def _leave(_: DeliveredMessage) -> None:

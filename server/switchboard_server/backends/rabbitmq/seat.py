@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from switchboard_server.backends.rabbitmq.balance import assign
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.encoding import PERSISTENT, TRANSIENT, Envelope
+from switchboard_server.backends.rabbitmq.ending import Ending
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.roster import Holding
@@ -35,7 +36,7 @@ _PREFETCH = 32
 _logger = logging.getLogger(__name__)
 
 
-class Term:
+class Term(Ending):
     """The time for which this node holds a seat.
 
     All that is to be done by the holder alone is published on `channel`, whose consumer is the
@@ -49,19 +50,15 @@ class Term:
     """
 
     def __init__(self, seat: str, channel: Channel) -> None:
+        super().__init__()
         self.seat = seat
         self.channel = channel
         self.nonce = secrets.token_hex(8)
         """Names this term, unlike any other."""
         self.epoch = 0
         """Set by who takes the seat: higher than that of any term before."""
-        self.ended = asyncio.Event()
-        """Set when this node does not hold the seat any more."""
-        self.reason = ""
-        """Why not."""
         self.is_open = False
         """Whether it has been taken, and requests to the seat come here."""
-        self._listeners: list[Callable[[], None]] = []
         channel.on_end(lambda: self.end(channel.reason))
 
     def publish(
@@ -81,26 +78,13 @@ class Term:
             exchange, routing_key, body, envelope, mandatory=mandatory, seconds=seconds
         )
 
-    def on_end(self, listener: Callable[[], None]) -> None:
-        """Has somebody called when it ends; at once if it has."""
-        if self.ended.is_set():
-            listener()
-        else:
-            self._listeners.append(listener)
-
     def end(self, reason: str) -> None:
         """Ends it, if it has not: nothing more is published, and another node gets the seat.
 
         What has been published is confirmed yet, where the connection allows it.
         """
-        if self.ended.is_set():
-            return
-        self.reason = reason
         self.is_open = False
-        self.ended.set()
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener()
+        super().end(reason)
 
 
 Taken = Callable[[Term], Awaitable[None]]
