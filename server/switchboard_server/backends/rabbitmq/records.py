@@ -45,6 +45,7 @@ import msgspec
 from switchboard_server.backends.arrays import from_little, to_little
 from switchboard_server.core.filters import Route
 from switchboard_server.core.records import Batch, Drafts, Extra
+from switchboard_server.wire.codec import varint
 
 EVENTS = "events"
 """AMQP type of a record."""
@@ -170,7 +171,7 @@ def encode_record(
         [
             *(batch.frames for batch in batches),
             _FIELD,
-            _varint(len(columns) + _LENGTH),
+            varint(len(columns) + _LENGTH),
             columns,
             len(columns).to_bytes(_LENGTH, "little"),
         ]
@@ -275,15 +276,6 @@ def _batch_columns(batch: Batch) -> BatchColumns:
 def _integer(number: int) -> int | str:
     """A number as MessagePack can hold it: of nanoseconds in 10,000 years only the digits."""
     return number if number < 1 << 63 else str(number)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 # --- drafts ---------------------------------------------------------------------------------------
