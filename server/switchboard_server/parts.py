@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from switchboard_server.backends.probes.prober import NetworkProber
 from switchboard_server.config import Settings
 from switchboard_server.core.clock import SECOND_NS
+from switchboard_server.core.cluster.groups import SpreadGroups
 from switchboard_server.core.events import EventHub, Limits
-from switchboard_server.core.groups.hub import GroupLimits
+from switchboard_server.core.groups.hub import GroupHub, GroupLimits
 from switchboard_server.core.publishing import PublishLimits
-from switchboard_server.core.realtime.hub import RealtimeLimits
+from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
 from switchboard_server.core.realtime.outbox import OutboxLimits
 from switchboard_server.core.registry.announcing import Publish
 from switchboard_server.core.registry.limits import RegistryLimits
 from switchboard_server.core.registry.model import Change
 from switchboard_server.core.registry.networks import AllowedNetworks
+from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.use_cases import UseCases
+from switchboard_server.telemetry.metrics import Metrics
 from switchboard_server.wire.registry_events import registry_events
 
 
@@ -95,3 +98,19 @@ def announcing(events: EventHub) -> Publish:
         await events.publish(registry_events(changes))
 
     return publish
+
+
+def connect(
+    metrics: Metrics,
+    events: EventHub,
+    groups: GroupHub | SpreadGroups,
+    realtime: RealtimeHub,
+    registry: Registry,
+) -> None:
+    """Has groups spare instances that drain, and metrics show what each part counts."""
+    groups.follow_draining(registry.draining)
+    registry.on_draining(lambda instance, _: groups.drain(instance))
+    metrics.watch_hub(events.stats)
+    metrics.watch_groups(groups.stats)
+    metrics.watch_realtime(realtime.stats)
+    metrics.watch_registry(registry.stats)

@@ -30,6 +30,7 @@ from switchboard_server.core.use_cases import UseCases
 from switchboard_server.parts import (
     Parts,
     announcing,
+    connect,
     event_limits,
     group_limits,
     prober,
@@ -103,12 +104,7 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     registry = _registry(settings, links)
     await registry.open(announcing(events))
     stack.push_async_callback(registry.close)
-    groups.follow_draining(registry.draining)
-    registry.on_draining(lambda instance, _: groups.drain(instance))
-    metrics.watch_hub(events.stats)
-    metrics.watch_groups(groups.stats)
-    metrics.watch_realtime(realtime.stats)
-    metrics.watch_registry(registry.stats)
+    connect(metrics, events, groups, realtime, registry)
     calls = Caller(events, SpreadResponders(events, groups, carrier))
     kept = f"on RabbitMQ, exchange {settings.cluster.exchange}"
     if events.problem is not None:

@@ -26,6 +26,7 @@ from switchboard_server.core.use_cases import UseCases
 from switchboard_server.parts import (
     Parts,
     announcing,
+    connect,
     event_limits,
     group_limits,
     prober,
@@ -67,12 +68,7 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     )
     await registry.open(announcing(events))
     stack.push_async_callback(registry.close)
-    groups.follow_draining(registry.draining)
-    registry.on_draining(lambda instance, _: groups.drain(instance))
-    metrics.watch_hub(events.stats)
-    metrics.watch_groups(groups.stats)
-    metrics.watch_realtime(realtime.stats)
-    metrics.watch_registry(registry.stats)
+    connect(metrics, events, groups, realtime, registry)
     letters, calls = DeadLetters(groups, store, clock), Caller(events, Listeners(events, groups))
     kept = f"in {storage.data_dir}" if storage.log == "sqlite" else "in memory only"
     return Parts(UseCases(events, groups, letters, calls, realtime, registry), kept)
