@@ -80,6 +80,8 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
             assert info.domain == "switchboard.v1"
             assert all(each.description for each in request.field_violations)
             fields = [each.field for each in request.field_violations]
+            if info.reason == "TOO_LARGE":
+                assert int(info.metadata["actual"]) > int(info.metadata["limit"])
             return Failure(code, message, info.reason, dict(info.metadata), fields)
     return Failure(code, message)
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import orjson
 
-from switchboard_server.core.errors import InvalidArgumentError, SwitchboardError, invalid_field
+from switchboard_server.core.errors import (
+    InvalidArgumentError,
+    SwitchboardError,
+    invalid_field,
+    too_large,
+)
 
 MAX_ID = 64
 """Longest `id` of a frame, in characters."""
@@ -180,8 +185,8 @@ def _check(given: dict[str, Any], text: str) -> None:
         if value is not None and not isinstance(value, dict):
             raise invalid_field(name, "must be an object")
     # Most frames have not even as many brackets.
-    if sum(map(text.count, _OPENING)) > MAX_DEPTH and _depth(given) > MAX_DEPTH:
-        raise invalid_field("data", f"nests deeper than {MAX_DEPTH} levels", reason="TOO_LARGE")
+    if sum(map(text.count, _OPENING)) > MAX_DEPTH and (depth := _depth(given)) > MAX_DEPTH:
+        raise too_large("data", depth, MAX_DEPTH, "levels of nesting")
 
 
 def _depth(given: object) -> int:

@@ -121,3 +121,25 @@ def invalid_field(
     return InvalidArgumentError(
         reason, f"{field}: {description}", violations=[Violation(field, description)]
     )
+
+
+def too_large(
+    field: str, actual: int, limit: int, unit: str, advice: str = ""
+) -> InvalidArgumentError:
+    """Makes the error for a field with more of something than is allowed.
+
+    Args:
+        field: Path of the field in the request; empty: the whole of it.
+        actual: How many there are.
+        limit: How many there may be.
+        unit: Of what, such as "entries".
+        advice: What to do instead, for people.
+    """
+    problem = f"has {actual} {unit}, at most {limit} are allowed"
+    text = f"{problem}; {advice}" if advice else problem
+    return InvalidArgumentError(
+        "TOO_LARGE",
+        f"{field}: {text}",
+        violations=[Violation(field, problem)],
+        metadata={"limit": str(limit), "actual": str(actual)},
+    )

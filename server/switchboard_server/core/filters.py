@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from switchboard_server.core.errors import InvalidArgumentError, Violation
+from switchboard_server.core.errors import InvalidArgumentError, Violation, too_large
 
 MAX_NAME = 255
 """Longest type, service name, key or id, in characters."""
@@ -151,13 +151,8 @@ def check_entries(entries: int, path: str = "filter") -> None:
         InvalidArgumentError: It has too many.
     """
     if entries > MAX_FILTER_ENTRIES:
-        text = f"has {entries} entries, at most {MAX_FILTER_ENTRIES} are allowed"
-        raise InvalidArgumentError(
-            "TOO_LARGE",
-            f"{path}: {text}; use a prefix such as 'order.*', or several subscriptions",
-            violations=[Violation(path, text)],
-            metadata={"limit": str(MAX_FILTER_ENTRIES), "actual": str(entries)},
-        )
+        advice = "use a prefix such as 'order.*', or several subscriptions"
+        raise too_large(path, entries, MAX_FILTER_ENTRIES, "entries", advice)
 
 
 def attribute_problem(key: str, value: str) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME, Route, attribute_problem, has_control
 from switchboard_server.core.records import Extra
 
@@ -100,11 +100,7 @@ def size_problem(size: int, limit: int) -> InvalidArgumentError | None:
 
 def _attributes_problem(attributes: Mapping[str, str]) -> InvalidArgumentError | None:
     if len(attributes) > MAX_ATTRIBUTES:
-        return invalid_field(
-            "attributes",
-            f"has {len(attributes)} entries, at most {MAX_ATTRIBUTES} are allowed",
-            reason="TOO_LARGE",
-        )
+        return too_large("attributes", len(attributes), MAX_ATTRIBUTES, "entries")
     for key, value in attributes.items():
         if problem := attribute_problem(key, value):
             return invalid_field("attributes", problem)
@@ -112,6 +108,4 @@ def _attributes_problem(attributes: Mapping[str, str]) -> InvalidArgumentError |
 
 
 def _too_long(field: str, value: str) -> InvalidArgumentError:
-    return invalid_field(
-        field, f"has {len(value)} characters, at most {MAX_NAME} are allowed", reason="TOO_LARGE"
-    )
+    return too_large(field, len(value), MAX_NAME, "characters")

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from switchboard.v1 import event_pb2, event_service_pb2
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem, oversized
@@ -138,11 +138,7 @@ def decode_events(
         InvalidArgumentError: There are too many, or one nests too deep to be delivered.
     """
     if len(request.events) > MAX_EVENTS:
-        raise invalid_field(
-            "events",
-            f"has {len(request.events)} entries, at most {MAX_EVENTS} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise too_large("events", len(request.events), MAX_EVENTS, "entries")
     bodies: list[bytes] = list(_seen_through(_BODIES, raw).events)
     if (route := uniform_route(bodies, request.events[0])) is not None:
         return Drafts(bodies, route, publisher=publisher)

@@ -96,6 +96,7 @@ def test_frames_nest_only_so_deep() -> None:
     frame = decode(nested(MAX_DEPTH + 1))
     assert isinstance(frame, BadFrame)
     assert frame.error.reason == "TOO_LARGE"
+    assert frame.error.metadata == {"limit": str(MAX_DEPTH), "actual": str(MAX_DEPTH + 1)}
 
 
 def test_many_brackets_side_by_side_are_no_depth() -> None:

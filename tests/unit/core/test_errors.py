@@ -5,6 +5,7 @@ from switchboard_server.core.errors import (
     UnavailableError,
     Violation,
     invalid_field,
+    too_large,
 )
 
 
@@ -30,3 +31,11 @@ def test_a_bad_field_is_named_in_the_message_and_in_the_violation() -> None:
     assert str(error) == "event.type: is required"
     assert error.violations == (Violation("event.type", "is required"),)
     assert invalid_field("ttl", "is negative").reason == "INVALID_FIELD"
+
+
+def test_what_is_too_large_is_told_with_how_much_there_may_be() -> None:
+    error = too_large("filter", 300, 256, "entries", "use a prefix")
+    assert error.reason == "TOO_LARGE"
+    assert str(error) == "filter: has 300 entries, at most 256 are allowed; use a prefix"
+    assert error.violations == (Violation("filter", "has 300 entries, at most 256 are allowed"),)
+    assert error.metadata == {"limit": "256", "actual": "300"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.errors import FailedPreconditionError, invalid_field
+from switchboard_server.core.errors import FailedPreconditionError, invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME, Filter, has_control
 
 MAX_MEMBER_CREDIT = 10_000
@@ -95,11 +95,7 @@ def validate_name(name: str) -> None:
     if not name:
         raise invalid_field("group", "is required: the consumer group", reason="FIELD_MISSING")
     if len(name) > MAX_NAME:
-        raise invalid_field(
-            "group",
-            f"has {len(name)} characters, at most {MAX_NAME} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise too_large("group", len(name), MAX_NAME, "characters")
     if has_control(name):
         raise invalid_field("group", f"{name[:40]!r} has a control character; leave it out")
 
@@ -145,10 +141,9 @@ def validate_instance(instance: str) -> None:
         raise invalid_field(
             "instance", f"{instance[:80]!r} is not of the form 'service_name/instance_id'"
         )
-    if len(service) > MAX_NAME or len(name) > MAX_NAME:
-        raise invalid_field(
-            "instance", f"has a name of more than {MAX_NAME} characters", reason="TOO_LARGE"
-        )
+    longest = max(len(service), len(name))
+    if longest > MAX_NAME:
+        raise too_large("instance", longest, MAX_NAME, "characters in a name")
 
 
 def check_same(name: str, group: GroupConfig, member: GroupConfig) -> None:

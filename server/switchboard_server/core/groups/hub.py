@@ -14,6 +14,7 @@ from switchboard_server.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
     invalid_field,
+    too_large,
 )
 from switchboard_server.core.events import (
     DEFAULT_HEARTBEAT,
@@ -300,11 +301,7 @@ class GroupHub:
         """
         group = self._settling(name, ack_ids, principal)
         if len(reason) > MAX_REASON:
-            raise invalid_field(
-                "reason",
-                f"has {len(reason)} characters, at most {MAX_REASON} are allowed",
-                reason="TOO_LARGE",
-            )
+            raise too_large("reason", len(reason), MAX_REASON, "characters")
         if wait_ns is not None and wait_ns > MAX_BACKOFF_NS:
             raise invalid_field("retry_after", "must be 0 to 24 hours")
         return await group.reject(ack_ids, wait_ns, reason, dead_letter=dead_letter)
@@ -514,11 +511,7 @@ class GroupHub:
         if not ack_ids:
             raise invalid_field("ack_ids", "is empty; send at least one", reason="FIELD_MISSING")
         if len(ack_ids) > MAX_ACK_IDS:
-            raise invalid_field(
-                "ack_ids",
-                f"has {len(ack_ids)} entries, at most {MAX_ACK_IDS} are allowed",
-                reason="TOO_LARGE",
-            )
+            raise too_large("ack_ids", len(ack_ids), MAX_ACK_IDS, "entries")
         group = self.find(name)
         check_scope(principal, "events.subscribe", group.filter)
         return group

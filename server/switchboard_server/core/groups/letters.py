@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.errors import UnavailableError, invalid_field
+from switchboard_server.core.errors import UnavailableError, invalid_field, too_large
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.filters import EVERYTHING, Filter, validate
 from switchboard_server.core.groups.changes import DeadLetter
@@ -139,11 +139,7 @@ class DeadLetters:
             UnavailableError: It could not be stored; a part may have been.
         """
         if len(sequences) > MAX_SEQUENCES:
-            raise invalid_field(
-                "sequences",
-                f"has {len(sequences)} entries, at most {MAX_SEQUENCES} are allowed",
-                reason="TOO_LARGE",
-            )
+            raise too_large("sequences", len(sequences), MAX_SEQUENCES, "entries")
         if wish is not None:
             validate(wish)
         group = self._groups.managed(name, principal)

@@ -11,8 +11,8 @@ from switchboard_server.core.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
-    Violation,
     invalid_field,
+    too_large,
 )
 from switchboard_server.core.filters import MAX_NAME
 from switchboard_server.core.principal import Principal
@@ -51,11 +51,7 @@ def check_name(field: str, value: str, *, required: bool = True) -> None:
             raise invalid_field(field, "is required", reason="FIELD_MISSING")
         return
     if len(value) > MAX_NAME:
-        raise invalid_field(
-            field,
-            f"has {len(value)} characters, at most {MAX_NAME} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise too_large(field, len(value), MAX_NAME, "characters")
     if "*" in value or _UNNAMEABLE.search(value):
         raise invalid_field(
             field, f"{value[:40]!r} has a '*' or a control character; leave them out"
@@ -69,11 +65,7 @@ def check_user(field: str, value: str) -> None:
         InvalidArgumentError: It is too long, or no text.
     """
     if len(value) > MAX_NAME:
-        raise invalid_field(
-            field,
-            f"has {len(value)} characters, at most {MAX_NAME} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise too_large(field, len(value), MAX_NAME, "characters")
     if _UNNAMEABLE.search(value):
         raise invalid_field(field, f"{value[:40]!r} has a control character; leave it out")
 
@@ -88,11 +80,7 @@ def check_broadcast(wish: BroadcastWish) -> None:
     if not kind:
         raise invalid_field("message_type", "is required, such as 'chat'", reason="FIELD_MISSING")
     if len(kind) > MAX_NAME:
-        raise invalid_field(
-            "message_type",
-            f"has {len(kind)} characters, at most {MAX_NAME} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise too_large("message_type", len(kind), MAX_NAME, "characters")
     if _UNNAMEABLE.search(kind):
         raise invalid_field("message_type", f"{kind[:40]!r} has a control character; leave it out")
     if kind in RESERVED_TYPES:
@@ -125,7 +113,7 @@ def check_disconnect(wish: DisconnectWish) -> None:
         raise invalid_field("reason", "has a control character; leave it out")
     size = len(wish.reason.encode())
     if size > MAX_REASON_BYTES:
-        raise too_large("reason", "bytes", MAX_REASON_BYTES, size)
+        raise too_large("reason", size, MAX_REASON_BYTES, "bytes")
 
 
 def check_count(field: str, lists: Sequence[Sequence[str]], what: str) -> None:
@@ -136,25 +124,7 @@ def check_count(field: str, lists: Sequence[Sequence[str]], what: str) -> None:
     """
     count = sum(map(len, lists))
     if count > MAX_TARGETS:
-        raise too_large(field, what, MAX_TARGETS, count)
-
-
-def too_large(field: str, what: str, limit: int, actual: int) -> InvalidArgumentError:
-    """The error for a field that is larger than allowed.
-
-    Args:
-        field: Where it stands in the request.
-        what: What is counted, such as "bytes".
-        limit: How many are allowed.
-        actual: How many there are.
-    """
-    problem = f"has {actual} {what}, at most {limit} are allowed"
-    return InvalidArgumentError(
-        "TOO_LARGE",
-        f"{field}: {problem}",
-        violations=[Violation(field, problem)],
-        metadata={"limit": str(limit), "actual": str(actual)},
-    )
+        raise too_large(field, count, MAX_TARGETS, what)
 
 
 def another_users(client_id: str) -> PermissionDeniedError:
@@ -236,7 +206,7 @@ def content(data: dict[str, Any], limit: int) -> bytes:
     except ValueError:
         raise invalid_field("data", "has a number that is infinite or none") from None
     if len(encoded) > limit:
-        raise too_large("data", "bytes as JSON", limit, len(encoded))
+        raise too_large("data", len(encoded), limit, "bytes as JSON")
     # Looking at each value takes far longer than making the JSON, and these two tell when there
     # is nothing to be found.
     if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH or _LARGE_NUMBER.search(encoded):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from switchboard_server.core.errors import NotFoundError, invalid_field
+from switchboard_server.core.errors import NotFoundError, invalid_field, too_large
 from switchboard_server.core.paging import make_token, read_token
 from switchboard_server.core.principal import Principal
-from switchboard_server.core.realtime.checks import check_name, too_large
+from switchboard_server.core.realtime.checks import check_name
 from switchboard_server.core.realtime.floor import Floor
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.messages import Delivered
@@ -99,7 +99,7 @@ async def get_presence(floor: Floor, query: PresenceQuery, principal: Principal)
     check_name("room", query.room, required=False)
     limit = _limit("page_size", query.page_size)
     if len(query.users) > MAX_PAGE:
-        raise too_large("users", "entries", MAX_PAGE, len(query.users))
+        raise too_large("users", len(query.users), MAX_PAGE, "entries")
     asked = ("presence", query.room)
     after = _after(query.page_token, asked)
     census = floor.neighbours.census

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from switchboard_server.core.errors import NotFoundError, UnavailableError, invalid_field
+from switchboard_server.core.errors import NotFoundError, UnavailableError, invalid_field, too_large
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Status
 from switchboard_server.core.registry.picking import Policy, Pool, spread
@@ -20,7 +20,6 @@ from switchboard_server.core.registry.semver import (
 from switchboard_server.core.registry.validation import (
     check_metadata,
     check_service_name,
-    too_large,
 )
 
 MAX_INSTANCES = 1000

@@ -11,6 +11,7 @@ from switchboard_server.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
     invalid_field,
+    too_large,
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
@@ -32,7 +33,7 @@ from switchboard_server.core.registry.overview import ServicesPage, ServicesQuer
 from switchboard_server.core.registry.ports import Prober
 from switchboard_server.core.registry.roster import Roster, no_instance
 from switchboard_server.core.registry.stats import PROPAGATION_BOUNDS, RegistryStats
-from switchboard_server.core.registry.validation import MAX_REASON, check_service_name, too_large
+from switchboard_server.core.registry.validation import MAX_REASON, check_service_name
 from switchboard_server.core.registry.watching import (
     HISTORY,
     History,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
-from switchboard_server.core.errors import InvalidArgumentError, invalid_field
+from switchboard_server.core.errors import InvalidArgumentError, invalid_field, too_large
 from switchboard_server.core.registry.model import Probe, ProbeKind, Registration, join_address
 
 MAX_URL = 2048
@@ -86,9 +86,7 @@ def parse_url(field: str, url: str) -> Location:
         InvalidArgumentError: It is not one with a scheme and a host.
     """
     if len(url) > MAX_URL:
-        raise invalid_field(
-            field, f"has {len(url)} characters, at most {MAX_URL} are allowed", reason="TOO_LARGE"
-        )
+        raise too_large(field, len(url), MAX_URL, "characters")
     try:
         parts = urlsplit(url) if _URL.fullmatch(url) else None
         port = parts.port if parts is not None else None

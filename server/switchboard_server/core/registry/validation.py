@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from switchboard_server.core.clock import SECOND_NS
-from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+from switchboard_server.core.errors import invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME
 from switchboard_server.core.registry.model import (
     DEFAULT_LEASE_NS,
@@ -110,24 +110,6 @@ def check_metadata(field: str, metadata: Mapping[str, str]) -> None:
                 f"the value of {key!r} has {len(value)} characters, "
                 f"at most {MAX_METADATA_VALUE} are allowed",
             )
-
-
-def too_large(field: str, actual: int, limit: int, unit: str) -> InvalidArgumentError:
-    """The error for a field with more of something than is allowed.
-
-    Args:
-        field: Where it stands in the request.
-        actual: How many there are.
-        limit: How many there may be.
-        unit: Of what, such as "entries".
-    """
-    problem = f"has {actual} {unit}, at most {limit} are allowed"
-    return InvalidArgumentError(
-        "TOO_LARGE",
-        f"{field}: {problem}",
-        violations=[Violation(field, problem)],
-        metadata={"limit": str(limit), "actual": str(actual)},
-    )
 
 
 def _check_text(field: str, value: str, forbidden: str = "") -> None:

@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from switchboard_server.core.errors import SwitchboardError, invalid_field
+from switchboard_server.core.errors import SwitchboardError, invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME, covers
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Change, Key, Status
 from switchboard_server.core.registry.roster import Roster
-from switchboard_server.core.registry.validation import too_large
 
 HISTORY = 10_000
 """Changes that are kept for watchers who come back."""
