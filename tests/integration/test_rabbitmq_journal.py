@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from switchboard_server.backends.rabbitmq.journal import ENTRY_BYTES, INDEX, Journal
+from switchboard_server.backends.rabbitmq.filling import ENTRY_BYTES
+from switchboard_server.backends.rabbitmq.journal import INDEX, Journal
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import Topology

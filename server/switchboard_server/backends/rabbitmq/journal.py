@@ -4,27 +4,27 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
     Callable,
     Coroutine,
-    Iterable,
     Mapping,
     Sequence,
 )
 from typing import Any
 
+from switchboard_server.backends.rabbitmq.filling import (
+    ENTRY_BYTES,
+    IN_FLIGHT,
+    Records,
+    fill,
+    write,
+)
 from switchboard_server.backends.rabbitmq.link import Link
 from switchboard_server.backends.rabbitmq.seat import Term
 from switchboard_server.backends.rabbitmq.topology import STREAM, Topology
 from switchboard_server.backends.rabbitmq.track import READ_SECONDS, Entry, Kind, Track
-from switchboard_server.backends.rabbitmq.waiting import answered, failed, unavailable
+from switchboard_server.backends.rabbitmq.waiting import failed, unavailable
 from switchboard_server.core.errors import UnavailableError
 
-ENTRY_BYTES = 256 * 1024
-"""Most bytes of records that an entry holds."""
-IN_FLIGHT = 2
-"""Entries that are written and not read yet, while others gather."""
 COMPACT_BYTES = 8 * 1024 * 1024
 """Below this, compacting is not worth it."""
 COMPACT_FACTOR = 4
@@ -42,8 +42,6 @@ _FEW = 100
 _ROUNDS = 5
 
 Replay = Callable[[Sequence[bytes]], None]
-
-Records = Iterable[bytes] | AsyncIterable[bytes]
 
 _logger = logging.getLogger(__name__)
 
@@ -193,7 +191,7 @@ class Journal:
         await self._declare(name, STREAM)
         track = await self._track(name)
         await track.written(Kind.TERM)
-        await self._fill(track, live)
+        await fill(track, live)
         if self._copies is not None:
             await self._catch_up(track)
         self._live_size = track.size
@@ -208,31 +206,14 @@ class Journal:
         """Writes what was appended meanwhile, the rest of it while nothing is."""
         for _ in range(_ROUNDS):
             copies, self._copies = self._copies or [], []
-            await self._fill(track, copies)
+            await fill(track, copies)
             if len(copies) < _FEW:
                 break
         self._later = deque()
         while self._waiting or self._in_flight:
             await asyncio.wait(self._in_flight or [asyncio.create_task(asyncio.sleep(0))])
             self._check()
-        await self._fill(track, self._copies or ())
-
-    async def _fill(self, track: Track, records: Records) -> None:
-        taken: list[bytes] = []
-        size = 0
-        writing: deque[asyncio.Future[int]] = deque()
-        async for record in _each(records):
-            if size and size + len(record) > ENTRY_BYTES:
-                writing.append(_write(track, taken))
-                taken, size = [], 0
-            taken.append(record)
-            size += len(record)
-            if len(writing) > 2 * IN_FLIGHT:
-                await answered(writing.popleft(), f"writing to {track.queue}", READ_SECONDS)
-        if taken:
-            writing.append(_write(track, taken))
-        for each in writing:
-            await answered(each, f"writing to {track.queue}", READ_SECONDS)
+        await fill(track, self._copies or ())
 
     def _pump(self) -> None:
         while (
@@ -247,7 +228,7 @@ class Journal:
                 taken.append(self._waiting.popleft())
                 size += len(taken[-1][0])
             records = [record for record, _ in taken]
-            self._follow(_write(self._data, records), [outcome for _, outcome in taken])
+            self._follow(write(self._data, records), [outcome for _, outcome in taken])
 
     def _follow(
         self, writing: "asyncio.Future[int]", outcomes: "list[asyncio.Future[None]]"
@@ -343,26 +324,3 @@ class Journal:
             if not outcome.done():
                 outcome.set_exception(unavailable(self._text()))
                 outcome.exception()
-
-
-def _write(track: Track, records: list[bytes]) -> "asyncio.Future[int]":
-    """Writes records, of which only one that stands alone may be larger than an entry.
-
-    RabbitMQ refuses messages beyond a size that differs by version and configuration.
-    """
-    first = records[0]
-    if len(first) > ENTRY_BYTES:
-        *starts, last = range(0, len(first), ENTRY_BYTES)
-        for start in starts:
-            track.write(Kind.PART, records=[first[start : start + ENTRY_BYTES]])
-        records = [first[last:]]
-    return track.write(Kind.RECORDS, records=records)
-
-
-async def _each(records: Records) -> AsyncIterator[bytes]:
-    if isinstance(records, AsyncIterable):
-        async for record in records:
-            yield record
-    else:
-        for record in records:
-            yield record

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from switchboard_server.backends.rabbitmq.attendance import Attendance
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.encoding import Delivery, Envelope, Properties
 from switchboard_server.backends.rabbitmq.link import Link
@@ -37,9 +38,6 @@ from switchboard_server.backends.rabbitmq.roster import (
     Alive,
     Holding,
     Node,
-    NodeListener,
-    Roster,
-    SeatListener,
 )
 from switchboard_server.backends.rabbitmq.topology import NODE, Topology
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, failed, unavailable
@@ -62,7 +60,7 @@ class _Ping:
     """Comes back where the connection of a node has ended, before the node is missed."""
 
 
-class Peers:
+class Peers(Attendance):
     """The nodes that share a RabbitMQ and a prefix, as one of them sees them.
 
     A node has an address for as long as its connection lasts (a *session*): what was sent to an
@@ -79,15 +77,13 @@ class Peers:
     """
 
     def __init__(self, link: Link, topology: Topology, node_id: str) -> None:
+        super().__init__()
         self.id = node_id
         self._link = link
         self._topology = topology
         self._requests = Requests(self)
-        self._roster = Roster()
         self._roster.node_listeners[self] = self._node_changed
         self._roster.seat_listeners[self] = self._requests.seat_changed
-        self._holds: dict[str, int] = {}
-        self._stands: set[str] = set()
         self._receivers: dict[str, tuple[type[Any], Receiver]] = {}
         self._outboxes = Outboxes(self._send, self._roster.remove)
         self._channel: Channel | None = None
@@ -100,91 +96,6 @@ class Peers:
         self.on_tell(Alive, self._alive)
         self.on_tell(_Expelled, self._expelled)
         self.on_tell(_Ping, lambda _: None)
-
-    # --- Who is there ------------------------------------------------------------------------
-
-    @property
-    def session(self) -> str:
-        """This node's address; empty while it has none."""
-        return self._roster.session
-
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """Who is there, this node included, by address. None while there is no connection."""
-        return self._roster.nodes
-
-    async def wait_ready(self) -> None:
-        """Waits until this node has an address. Others are known a moment later."""
-        await self._ready.wait()
-
-    def is_there(self, session: str) -> bool:
-        """Whether a node is there."""
-        return session in self.nodes
-
-    def holds(self, seat: str, epoch: int) -> bool:
-        """Whether this node holds a seat, and this is the term of it."""
-        return self._holds.get(seat) == epoch
-
-    def term(self, seat: str) -> Holding | None:
-        """Who holds a seat; None: nobody says so."""
-        return self._roster.terms.get(seat)
-
-    @property
-    def stands(self) -> Set[str]:
-        """The seats that this node would take."""
-        return self._stands
-
-    def standing(self, seat: str) -> Mapping[str, Node]:
-        """The nodes that would take a seat, by their ids."""
-        return self._roster.standing(seat)
-
-    def watch_nodes(self, listener: NodeListener) -> Callable[[], None]:
-        """Has somebody hear who came (True) and who is gone (False).
-
-        Args:
-            listener: Called for those who are there at once. Must not block and must not raise.
-
-        Returns:
-            Ends it.
-        """
-        key = object()
-        self._roster.node_listeners[key] = listener
-        for node in list(self.nodes.values()):
-            listener(node, True)
-        return lambda: self._roster.node_listeners.pop(key, None) and None
-
-    def watch_seats(self, listener: SeatListener) -> Callable[[], None]:
-        """Has somebody hear who holds a seat now; None: nobody. See `watch_nodes`."""
-        key = object()
-        self._roster.seat_listeners[key] = listener
-        for seat, term in list(self._roster.terms.items()):
-            listener(seat, term)
-        return lambda: self._roster.seat_listeners.pop(key, None) and None
-
-    def stand(self, seat: str) -> None:
-        """Lets all know that this node would take a seat."""
-        self._stands.add(seat)
-        self._say()
-
-    def withdraw(self, seat: str) -> None:
-        """Lets all know that this node would not take a seat any more."""
-        self._stands.discard(seat)
-        self._say()
-
-    def hold(self, seat: str, epoch: int) -> None:
-        """Lets all know that this node holds a seat, and takes what is sent to it from now on.
-
-        Args:
-            seat: The seat.
-            epoch: Higher than that of any earlier term.
-        """
-        self._holds[seat] = epoch
-        self._say()
-
-    def release(self, seat: str) -> None:
-        """Lets all know that this node does not hold a seat any more."""
-        if self._holds.pop(seat, None) is not None:
-            self._say()
 
     # --- Messages ----------------------------------------------------------------------------
 
@@ -271,6 +182,10 @@ class Peers:
         return True
 
     # --- Life --------------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Waits until this node has an address. Others are known a moment later."""
+        await self._ready.wait()
 
     async def start(self) -> None:
         """Begins to take part, and does not wait until it does."""

@@ -9,27 +9,30 @@ in the log from there on.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain, islice
 from operator import attrgetter
 
-import msgspec
-
 from switchboard_server.backends.clocks import Alarm
 from switchboard_server.backends.rabbitmq.entries import Entry
 from switchboard_server.backends.rabbitmq.journal import Journal
-from switchboard_server.backends.rabbitmq.records import (
-    DraftColumns,
-    columns_to_drafts,
-    drafts_to_columns,
+from switchboard_server.backends.rabbitmq.records import columns_to_drafts, drafts_to_columns
+from switchboard_server.backends.rabbitmq.scheduled import (
+    Begun,
+    Gone,
+    Row,
+    Rows,
+    Scheduled,
+    decode,
+    encode,
+    record_of,
+    rows_of,
 )
 from switchboard_server.backends.rabbitmq.sequencing import Sequencer
 from switchboard_server.core.clock import Clock
 from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.idempotency import SCHEDULED, Key
 from switchboard_server.core.ports import RecentId
-from switchboard_server.core.records import Drafts
 
 MAX_RELEASED = 1000
 """Most events that are released at a time."""
@@ -37,64 +40,6 @@ REMEMBERED = 10_000
 """Requests that are known again when they are sent twice, though all of their events are gone."""
 
 _logger = logging.getLogger(__name__)
-
-
-class Scheduled(msgspec.Struct, array_like=True, tag="scheduled"):
-    """Events of one call.
-
-    Args:
-        row: Number of the first; the others follow.
-        accepted_ns: When they were accepted, Unix time in nanoseconds.
-        node: Id of the node whose request it was.
-        number: Number of the request.
-        drafts: The events.
-        duplicates: Which events of the request were accepted before.
-    """
-
-    row: int
-    accepted_ns: int
-    node: str
-    number: int
-    drafts: DraftColumns
-    duplicates: dict[int, int]
-
-
-class Begun(msgspec.Struct, array_like=True, tag="begun"):
-    """Events are about to enter the log, after this sequence."""
-
-    rows: list[int]
-    last: int
-
-
-class Gone(msgspec.Struct, array_like=True, tag="gone"):
-    """Events have entered the log."""
-
-    rows: list[int]
-
-
-class Rows(msgspec.Struct, array_like=True, tag="rows"):
-    """The rows that come next begin with this number."""
-
-    row: int
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Scheduled | Begun | Gone | Rows).decode
-
-
-@dataclass(slots=True)
-class _Row:
-    """An event that waits."""
-
-    row: int
-    due_ns: int
-    drafts: Drafts
-    origin: Scheduled
-
-    @property
-    def key(self) -> Key | None:
-        given = self.drafts.ids[0] if self.drafts.ids else ""
-        return (self.drafts.route(0).source_service, given) if given else None
 
 
 ReleasedSince = Callable[[int], Awaitable[set[int]]]
@@ -128,7 +73,7 @@ class Schedule:
         self._reset()
 
     def _reset(self) -> None:
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, Row] = {}
         self._due: list[tuple[int, int]] = []
         self._next_row = 1
         self._begun: dict[int, int] = {}
@@ -215,7 +160,7 @@ class Schedule:
             duplicates,
         )
         try:
-            rows = _rows_of(scheduled, drafts)
+            rows = rows_of(scheduled, drafts)
         except Exception as error:  # A defect must fail this call, not all later ones.
             entry.fail(error)
             return
@@ -230,10 +175,10 @@ class Schedule:
         journal: Journal,
         entry: Entry,
         scheduled: Scheduled,
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         keys: Sequence[Key],
     ) -> None:
-        await journal.append(_encode(scheduled))
+        await journal.append(encode(scheduled))
         self._sequencer.sifter.end_keys(keys)
         self._remembered([RecentId(*key, SCHEDULED, scheduled.accepted_ns) for key in keys])
         self._remember(scheduled)
@@ -252,7 +197,7 @@ class Schedule:
         if not gone or self._journal is None:
             return
         self._forget(gone)
-        self._journal.append(_encode(Gone(gone)))
+        self._journal.append(encode(Gone(gone)))
         self._releasing.difference_update(gone)
         if not self._releasing:
             self._arm()
@@ -271,7 +216,7 @@ class Schedule:
     async def _release(self, journal: Journal) -> None:
         """Has what is due numbered."""
         now = self._clock()
-        rows: list[_Row] = []
+        rows: list[Row] = []
         while self._due and self._due[0][0] <= now and len(rows) < MAX_RELEASED:
             row = self._rows.get(heappop(self._due)[1])
             if row is not None and row.row not in self._releasing:
@@ -280,13 +225,13 @@ class Schedule:
         if not rows:
             self._arm()
             return
-        await journal.append(_encode(Begun([row.row for row in rows], self._last())))
+        await journal.append(encode(Begun([row.row for row in rows], self._last())))
         for row in rows:
             self._sequencer.add(
                 Entry("", 0, row.drafts, _nothing, self._defect(row), released=[row.row])
             )
 
-    def _defect(self, row: _Row) -> Callable[[Exception], None]:
+    def _defect(self, row: Row) -> Callable[[Exception], None]:
         def defect(error: Exception) -> None:
             """Passes over an event that cannot be numbered, so that it does not hold up others."""
             _logger.error("scheduled event %d is lost", row.row, exc_info=error)
@@ -298,11 +243,11 @@ class Schedule:
 
     def _replay(self, records: Sequence[bytes]) -> None:
         for record in records:
-            each = _decode(record)
+            each = decode(record)
             if isinstance(each, Scheduled):
                 self._next_row = max(self._next_row, each.row + len(each.drafts.bodies))
                 self._remember(each)
-                for row in _rows_of(each, columns_to_drafts(each.drafts)):
+                for row in rows_of(each, columns_to_drafts(each.drafts)):
                     self._rows[row.row] = row
             elif isinstance(each, Begun):
                 self._begun.update(dict.fromkeys(each.rows, each.last))
@@ -328,7 +273,7 @@ class Schedule:
         words: list[Rows | Begun] = [Rows(self._next_row)]
         if self._releasing:
             words.append(Begun(list(self._releasing), self._last()))
-        return chain(map(_encode, words), map(_record_of, rows))
+        return chain(map(encode, words), map(record_of, rows))
 
     def _start(self, work: Awaitable[None]) -> None:
         async def run() -> None:
@@ -341,32 +286,6 @@ class Schedule:
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _rows_of(scheduled: Scheduled, drafts: Drafts) -> list[_Row]:
-    return [
-        _Row(
-            scheduled.row + index,
-            drafts.extras[index].deliver_at_ns,
-            drafts.select([index]),
-            scheduled,
-        )
-        for index in range(len(drafts))
-    ]
-
-
-def _record_of(row: _Row) -> bytes:
-    origin, drafts = row.origin, drafts_to_columns(row.drafts)
-    return _encode(
-        Scheduled(
-            row.row,
-            origin.accepted_ns,
-            origin.node,
-            origin.number,
-            drafts,
-            origin.duplicates,
-        )
-    )
 
 
 def _nothing(_: object) -> None:
