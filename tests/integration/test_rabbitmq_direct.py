@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import uvloop
 
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.link import Link
@@ -64,3 +65,20 @@ async def test_what_waits_fails_when_the_channel_ends_and_later_ones_at_once(
     with pytest.raises(UnavailableError, match="a publish failed"):
         await waiting
     await link.close()
+
+
+def test_what_is_published_before_the_end_of_the_connection_is_noticed_fails_with_it(
+    rabbit: RabbitServer,
+) -> None:
+    async def scenario() -> None:
+        link, channel, queue = await a_channel(rabbit)
+        link._transport.abort()
+        outcomes = []
+        while not channel.ended.is_set():
+            outcomes.append(channel.publish("", queue, b"x"))
+            await asyncio.sleep(0)
+        for each in await asyncio.gather(*outcomes, return_exceptions=True):
+            assert isinstance(each, UnavailableError)
+        await link.close()
+
+    uvloop.run(scenario())  # As a hub: asyncio's own transports take what they cannot send.

@@ -121,8 +121,11 @@ class Transport(TransportFactory):
         return reader, self._writer
 
     def write(self, frames: bytes) -> None:
-        """Sends whole frames, before all that the driver has not written yet."""
-        if self._writer is not None:
+        """Sends whole frames, before all that the driver has not written yet.
+
+        None where the connection has ended and nobody has noticed: uvloop would raise then.
+        """
+        if self._writer is not None and not self._writer.transport.is_closing():
             self._writer.transport.write(frames)
 
     def abort(self) -> None:
