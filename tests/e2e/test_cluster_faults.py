@@ -57,6 +57,7 @@ async def test_a_cluster_keeps_its_word_whatever_fails(tmp_path: Path) -> None:
                     faults.cut_link(whole, 4.7),
                     faults.kill_rabbitmq(whole, trial),
                     faults.freeze_node(whole.nodes[1], 8.0),
+                    faults.kill_node_without_rabbitmq(whole, whole.nodes[2], trial),
                 )
             ]
             await trial.finish()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.e2e.cluster.nodes import Cluster, Node
+from tests.e2e.cluster.places import LEASE_SECONDS
 from tests.e2e.cluster.trial import Trial
 
 EVENTS = "switchboard.v1.EventService"
@@ -72,6 +73,23 @@ def kill_node(node: Node, seconds: float) -> Fault:
         await node.start()
 
     return Fault(f"{node.name} killed", befall)
+
+
+def kill_node_without_rabbitmq(cluster: Cluster, node: Node, trial: Trial) -> Fault:
+    """RabbitMQ is killed, then a hub; the hub is started first, and serves what it can."""
+
+    async def befall() -> None:
+        await asyncio.to_thread(cluster.rabbit.kill)
+        await node.kill()
+        await node.start()
+        async with asyncio.timeout(TOLD_SECONDS):
+            for service in (REALTIME, REGISTRY):
+                await cluster.until_health(service, serving=True)
+            await cluster.until_health(EVENTS, serving=False)
+        await trial.places.agree(LEASE_SECONDS)
+        await asyncio.to_thread(cluster.rabbit.start)
+
+    return Fault(f"RabbitMQ, then {node.name}", befall)
 
 
 def freeze_node(node: Node, seconds: float) -> Fault:
