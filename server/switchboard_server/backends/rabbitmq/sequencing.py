@@ -6,6 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from switchboard_server.backends.clocks import LogTime
@@ -40,6 +41,8 @@ RECORD_TYPES = 64
 """A record takes no further call once it holds events of so many types."""
 GATHER_TURNS = 16
 """Most turns of the loop for which a record waits while more arrives in each of them."""
+DOUBT_SECONDS = 1.0
+"""How long what is late is waited for: a node that was frozen finds confirms when it goes on."""
 TERM_SECONDS = 20.0
 """How long the marker of a term may take until it is read."""
 
@@ -102,7 +105,7 @@ class Sequencer:
     def _reset(self) -> None:
         self._waiting: deque[Entry] = deque()
         self._events = self._bytes = self._in_flight = 0
-        self._gathering = False
+        self._gathering = self._doubted = False
         self._next = 0
         self._sent: deque[_Sent] = deque()
         self.sifter.reset()
@@ -181,23 +184,34 @@ class Sequencer:
             )
 
     def add(self, entry: Entry) -> None:
-        """Takes events to number, unless its term has ended: then they come again with the next.
-
-        Ends the term where some have waited for so long that their requests have failed meanwhile:
-        so what waits stays bounded while nothing can be written. To let go of them alone would let
-        what came after them overtake them.
-        """
-        now = entry.since = self._loop.time()
-        if self.term is not None and self._waiting and now - self._waiting[0].since > self._timeout:
-            self.term.end(f"nothing was written for {self._timeout:g} s")
+        """Takes events to number, unless its term has ended: then they come again with the next."""
         if self.term is None:
             return
+        entry.since = self._loop.time()
+        if self._late and not self._doubted:
+            self._doubted = True
+            self._loop.call_later(DOUBT_SECONDS, self._judge, self.term)
         self._waiting.append(entry)
         self._events += len(entry.drafts)
         self._bytes += entry.size
         if not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._gather, 0, 0)
+
+    @property
+    def _late(self) -> bool:
+        """Whether some have waited for so long that their requests have failed meanwhile."""
+        since = self._waiting[0].since if self._waiting else inf
+        return self._loop.time() - since > self._timeout
+
+    def _judge(self, term: Term) -> None:
+        """Ends the term where nothing can be written, so that what waits stays bounded.
+
+        To let go of what is late alone would let what came after it overtake it.
+        """
+        self._doubted = False
+        if term is self.term and self._late:
+            term.end(f"nothing was written for {self._timeout:g} s")
 
     def own(self, columns: Columns) -> list[Batch] | None:
         """The batches of a record that this node wrote in this term and that was just read."""
