@@ -41,6 +41,8 @@ async def test_what_retention_took_from_one_that_slept_is_told_as_a_gap(tmp_path
     with running(tmp_path, settings) as hub:
         async with scene(hub) as made:
             sent = await made.block()
+            # One that has just been stopped may lack no more than what is retained.
+            assert await made.round() == sent
 
             async def trimmed() -> bool:
                 found = await metrics(hub)
