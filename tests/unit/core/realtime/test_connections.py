@@ -12,10 +12,18 @@ from switchboard_server.core.errors import (
     UnavailableError,
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.realtime.connection import Connection
+from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.hub import RealtimeLimits
 from switchboard_server.core.realtime.items import Joined, Left, Started
 from switchboard_server.core.realtime.messages import Position
-from switchboard_server.core.realtime.wishes import DisconnectWish, RoomJoin
+from switchboard_server.core.realtime.neighbours import Entry
+from switchboard_server.core.realtime.wishes import (
+    ConnectionsQuery,
+    DisconnectWish,
+    RoomJoin,
+    RoomQuery,
+)
 from tests.support.realtime import Stage
 
 ANN = Principal("ann", ["rooms.join", "messaging.broadcast"])
@@ -305,3 +313,51 @@ async def test_a_door_that_fails_does_not_keep_others_from_hearing() -> None:
         stage.turn()
     stage.turn()
     assert second.wakes == 1
+
+
+async def test_a_connection_that_other_nodes_do_not_admit_comes_to_nothing() -> None:
+    stage = Stage()
+    problem = UnavailableError("REALTIME_UNAVAILABLE", "no route")
+
+    async def refuse(connection: Connection) -> None:
+        raise problem
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.hub._neighbours, "admit", refuse)
+        with pytest.raises(UnavailableError, match="no route"):
+            await stage.connect("a", "ann")
+    assert (await stage.settled("a", "ben")).connection.user == "ben"
+
+
+async def test_a_connection_whose_name_is_taken_elsewhere_meanwhile_is_told_so() -> None:
+    stage = Stage()
+    taken = AbortedError("CONNECTION_REPLACED", "another took the name")
+
+    async def replace(connection: Connection) -> None:
+        connection.ended = taken
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.hub._neighbours, "admit", replace)
+        with pytest.raises(AbortedError, match="another took the name"):
+            await stage.connect("a", "ann")
+    assert (await stage.settled("a", "ben")).connection.user == "ben"
+
+
+async def test_a_connection_whose_room_cannot_be_entered_leaves_the_others() -> None:
+    stage = Stage()
+    hub, enter = stage.hub, stage.hub._neighbours.enter
+
+    async def hinder(
+        connection: Connection, join: RoomJoin, policy: HistoryPolicy | None, now_ns: int
+    ) -> Entry:
+        if join.room == "b":
+            raise UnavailableError("REALTIME_UNAVAILABLE", "no history")
+        return await enter(connection, join, policy, now_ns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub._neighbours, "enter", hinder)
+        with pytest.raises(UnavailableError, match="no history"):
+            await stage.connect("x", "ann", "a", "b")
+    with pytest.raises(NotFoundError):
+        await hub.get_room(RoomQuery("a"), ANONYMOUS)
+    assert (await hub.list_connections(ConnectionsQuery(), ANONYMOUS)).total == 0

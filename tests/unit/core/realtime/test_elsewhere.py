@@ -12,10 +12,14 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.realtime.alone import Nowhere
+from switchboard_server.core.realtime.items import Joined
+from switchboard_server.core.realtime.messages import Position
 from switchboard_server.core.realtime.neighbours import Whereabouts
-from switchboard_server.core.realtime.wishes import DisconnectWish
+from switchboard_server.core.realtime.views import JoinResult
+from switchboard_server.core.realtime.wishes import DisconnectWish, RoomJoin
 from tests.support.realtime import Stage
 
+JOINED = JoinResult(Joined(Position("lobby"), False, 0, 1, 1), already_joined=False)
 STRANGER = Principal("eve", {"rooms.join": ("*",)})
 
 
@@ -38,6 +42,11 @@ class OtherNode(Nowhere):
         if self.problem is not None:
             raise self.problem
         return {each: Whereabouts("n2", "ann", "t") for each in client_ids if each == "far"}
+
+    async def join(self, client_id: str, where: Whereabouts, join: RoomJoin) -> JoinResult | None:
+        """See `Elsewhere.join`."""
+        self.asked.append(f"{client_id} joins {join.room}")
+        return None if self.gone else JOINED
 
     async def leave(
         self, client_id: str, where: Whereabouts, room: str, *, removed: bool
@@ -65,19 +74,31 @@ async def test_a_connection_elsewhere_is_taken_out_of_a_room_there() -> None:
     assert other.asked == ["far leaves lobby, removed: True"]
 
 
+async def test_a_connection_elsewhere_stands_in_a_room_there() -> None:
+    stage, other = staged()
+    assert await stage.hub.join_room("far", RoomJoin("lobby"), ANONYMOUS) is JOINED
+    assert other.asked == ["far joins lobby"]
+
+
 async def test_a_connection_that_is_nowhere_or_gone_is_not_found() -> None:
     stage, other = staged()
     with pytest.raises(NotFoundError):
         await stage.hub.leave_room("nobody", "lobby", ANONYMOUS)
+    with pytest.raises(NotFoundError):
+        await stage.hub.join_room("nobody", RoomJoin("lobby"), ANONYMOUS)
     other.gone = True
     with pytest.raises(NotFoundError):
         await stage.hub.leave_room("far", "lobby", ANONYMOUS)
+    with pytest.raises(NotFoundError):
+        await stage.hub.join_room("far", RoomJoin("lobby"), ANONYMOUS)
 
 
 async def test_other_nodes_are_not_asked_for_what_the_caller_may_not() -> None:
     stage, other = staged()
     with pytest.raises(PermissionDeniedError):
         await stage.hub.leave_room("far", "lobby", STRANGER)
+    with pytest.raises(PermissionDeniedError):
+        await stage.hub.join_room("far", RoomJoin("lobby"), STRANGER)
     assert other.asked == []
 
 

@@ -50,3 +50,33 @@ async def test_what_a_node_found_that_was_taken_for_dead_is_not_taken() -> None:
         await turns()
         assert len(nodes.place.judged) == judged
         assert node.there == {"i1": Status.SERVING}
+
+
+async def test_what_a_check_finds_that_was_given_away_meanwhile_counts_no_more() -> None:
+    async with sharing(1) as nodes:
+        node = nodes.nodes[0]
+        await node.register(1, check=ONCE)
+        await turns()
+        entry, judged = node.entry(), len(nodes.place.judged)
+        node.registry._inspector.forget(entry)
+        node.registry._inspector.found(entry, FAILED)
+        await turns()
+        assert len(nodes.place.judged) == judged
+        assert node.there == {"i1": Status.SERVING}
+
+
+async def test_what_is_well_again_before_it_could_be_told_is_not_told() -> None:
+    async with sharing(1) as nodes:
+        node = nodes.nodes[0]
+        await node.register(1, check=ONCE)
+        await turns()
+        well, judged = node.prober.verdict, len(nodes.place.judged)
+        node.store.cut()
+        node.prober.verdict = FAILED
+        await passing(12)
+        node.prober.verdict = well
+        await passing(12)
+        node.store.mend()
+        await turns()
+        assert all(each.verdict == well for each in nodes.place.judged[judged:])
+        assert node.there == {"i1": Status.SERVING}
