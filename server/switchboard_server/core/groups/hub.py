@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
     FailedPreconditionError,
-    NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
-    invalid_field,
-    too_large,
 )
 from switchboard_server.core.events import (
     DEFAULT_HEARTBEAT,
@@ -24,33 +20,27 @@ from switchboard_server.core.events import (
     check_heartbeat,
     check_scope,
 )
-from switchboard_server.core.filters import Filter
 from switchboard_server.core.filters import validate as validate_filter
 from switchboard_server.core.groups.changes import Snapshot
 from switchboard_server.core.groups.config import (
     DEFAULT_CREDIT,
-    MAX_BACKOFF_NS,
     GroupConfig,
     check_same,
     validate,
     validate_instance,
     validate_name,
 )
-from switchboard_server.core.groups.entries import Holder, Identity, Outcome
+from switchboard_server.core.groups.entries import Holder, Identity
 from switchboard_server.core.groups.group import Group, LeaseCodec, Surroundings
 from switchboard_server.core.groups.listing import list_groups, view, visible
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reports import GroupReport, GroupStats, report, stats
+from switchboard_server.core.groups.settling import Settling
+from switchboard_server.core.groups.shelf import unknown
 from switchboard_server.core.principal import ANONYMOUS, Principal
 
-MAX_ACK_IDS = 10_000
-"""Most deliveries that one call settles."""
-MAX_REASON = 1024
-"""Longest reason of a Reject, in characters."""
-EXTENSION_BOUNDS_NS = (SECOND_NS, 12 * 3600 * SECOND_NS)
-"""How far a deadline can be moved from now, in nanoseconds."""
 KEEP_SECONDS = 5.0
 """How often groups are looked after."""
 OPENED_AT_ONCE = 16
@@ -95,7 +85,7 @@ class GroupWish:
     peer: str = ""
 
 
-class GroupHub:
+class GroupHub(Settling):
     """The hub's consumer groups. Called in one event loop, concurrently as it comes.
 
     Args:
@@ -114,13 +104,12 @@ class GroupHub:
         limits: GroupLimits,
         clock: Callable[[], int],
     ) -> None:
+        super().__init__()
         self._events = events
         self._store = store
         self._codec = codec
         self._limits = limits
         self._clock = clock
-        self._groups: dict[str, Group] = {}
-        self._by_filter: dict[Filter, dict[Group, None]] = {}
         self._draining: Callable[[str], bool] = lambda _instance: False
         self._changing = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -256,102 +245,7 @@ class GroupHub:
         group.join(member)
         return member
 
-    async def acknowledge(
-        self, name: str, ack_ids: Sequence[str], principal: Principal = ANONYMOUS
-    ) -> list[Outcome]:
-        """Settles deliveries for good.
-
-        Args:
-            name: The group.
-            ack_ids: Names of the deliveries.
-            principal: Who settles.
-
-        Returns:
-            What became of each, when it is durable. Cancelling it takes nothing back.
-
-        Raises:
-            InvalidArgumentError: There are none, or too many.
-            NotFoundError: There is no such group.
-            PermissionDeniedError: The caller may not receive what the group receives.
-            UnavailableError: It could not be stored; the same call may be repeated.
-        """
-        return await self._settling(name, ack_ids, principal).acknowledge(ack_ids)
-
-    async def reject(
-        self,
-        name: str,
-        ack_ids: Sequence[str],
-        principal: Principal = ANONYMOUS,
-        *,
-        wait_ns: int | None = None,
-        dead_letter: bool = False,
-        reason: str = "",
-    ) -> list[Outcome]:
-        """Gives deliveries back.
-
-        Args:
-            name: The group.
-            ack_ids: Names of the deliveries.
-            principal: Who settles.
-            wait_ns: Nanoseconds before the next attempt; None: as the retry policy says.
-            dead_letter: Give them up at once.
-            reason: Why, kept with the dead letter.
-
-        Returns and raises as `acknowledge`.
-        """
-        group = self._settling(name, ack_ids, principal)
-        if len(reason) > MAX_REASON:
-            raise too_large("reason", len(reason), MAX_REASON, "characters")
-        if wait_ns is not None and wait_ns > MAX_BACKOFF_NS:
-            raise invalid_field("retry_after", "must be 0 to 24 hours")
-        return await group.reject(ack_ids, wait_ns, reason, dead_letter=dead_letter)
-
-    async def extend(
-        self,
-        name: str,
-        ack_ids: Sequence[str],
-        principal: Principal = ANONYMOUS,
-        *,
-        extension_ns: int | None = None,
-    ) -> list[Outcome]:
-        """Moves the deadlines of deliveries.
-
-        Args:
-            name: The group.
-            ack_ids: Names of the deliveries.
-            principal: Who holds them.
-            extension_ns: From now to the new deadline, in nanoseconds; None: the group's.
-
-        Raises as `acknowledge`, but never UnavailableError: deadlines do not outlive the hub.
-        """
-        group = self._settling(name, ack_ids, principal)
-        low, high = EXTENSION_BOUNDS_NS
-        if extension_ns is not None and not low <= extension_ns <= high:
-            raise invalid_field("extension", "must be 1 second to 12 hours")
-        return group.extend(ack_ids, extension_ns)
-
     # --- from outside ----------------------------------------------------------------------------
-
-    def find(self, name: str) -> Group:
-        """A group by its name.
-
-        Raises:
-            InvalidArgumentError: That is no name.
-            NotFoundError: There is none.
-        """
-        validate_name(name)
-        group = self._groups.get(name)
-        if group is None:
-            raise _unknown(name)
-        return group
-
-    def known(self, name: str) -> Group | None:
-        """A group by its name; None: there is none."""
-        return self._groups.get(name)
-
-    def names(self) -> list[str]:
-        """The names of all groups, in order."""
-        return sorted(self._groups)
 
     async def view(self, name: str, principal: Principal = ANONYMOUS) -> GroupReport:
         """How one group is; see `view` in `listing`."""
@@ -431,17 +325,6 @@ class GroupHub:
         now_ns = self._clock()
         return [stats(group, now_ns) for group in self._groups.values()]
 
-    def count(self, wish: Filter) -> int:
-        """How many groups have a filter."""
-        return len(self._by_filter.get(wish, ()))
-
-    def deaf(self, wish: Filter) -> int:
-        """How many groups with a filter have no member that would get anything new."""
-        return sum(
-            all(holder.draining for holder in group.ledger.holders)
-            for group in self._by_filter.get(wish, ())
-        )
-
     # --- inside ----------------------------------------------------------------------------------
 
     async def _catch_up(self, found: Sequence[StoredGroup]) -> None:
@@ -494,27 +377,13 @@ class GroupHub:
         except BaseException:
             group.let_go(MovedError())
             raise
-        self._groups[stored.record.name] = group
-        self._by_filter.setdefault(group.filter, {})[group] = None
+        self._put(group)
         return group
 
     async def _remove(self, group: Group) -> None:
         await self._store.delete_group(group.record.number)
-        group.remove(_unknown(group.record.name))
-        del self._groups[group.record.name]
-        alike = self._by_filter[group.filter]
-        del alike[group]
-        if not alike:
-            del self._by_filter[group.filter]
-
-    def _settling(self, name: str, ack_ids: Sequence[str], principal: Principal) -> Group:
-        if not ack_ids:
-            raise invalid_field("ack_ids", "is empty; send at least one", reason="FIELD_MISSING")
-        if len(ack_ids) > MAX_ACK_IDS:
-            raise too_large("ack_ids", len(ack_ids), MAX_ACK_IDS, "entries")
-        group = self.find(name)
-        check_scope(principal, "events.subscribe", group.filter)
-        return group
+        group.remove(unknown(group.record.name))
+        self._drop(group)
 
     def _managed(self, name: str, principal: Principal, *, unused: bool) -> Group:
         group = self.find(name)
@@ -557,9 +426,3 @@ class GroupHub:
 
 def _nothing() -> None:
     """Where a member is counted by others."""
-
-
-def _unknown(name: str) -> NotFoundError:
-    return NotFoundError(
-        "GROUP_NOT_FOUND", f"there is no group {name!r}; a Subscribe that names it makes it"
-    )
