@@ -11,6 +11,7 @@ from switchboard_server.backends.rabbitmq.waiting import UnroutableError
 from switchboard_server.core.errors import UnavailableError
 from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import a_prefix
+from tests.support.rabbit import PATIENCE_SECONDS
 
 
 async def a_channel(rabbit: RabbitServer) -> tuple[Link, Channel, str]:
@@ -82,3 +83,24 @@ def test_what_is_published_before_the_end_of_the_connection_is_noticed_fails_wit
         await link.close()
 
     uvloop.run(scenario())  # As a hub: asyncio's own transports take what they cannot send.
+
+
+async def test_a_connection_over_which_nothing_but_messages_comes_is_not_given_up(
+    rabbit: RabbitServer,
+) -> None:
+    # While messages flow RabbitMQ sends no heartbeats, and the driver sees neither.
+    link, queue = Link(rabbit.url, "busy", heartbeat=1), a_prefix()
+    await link.start()
+    await link.wait_connected(10)
+    channel = await link.channel(confirms=True)
+    await channel.declare_queue(queue, {}, exclusive=True, durable=False)
+    arrived: asyncio.Queue[bytes] = asyncio.Queue()
+    await channel.consume(queue, lambda message: arrived.put_nowait(message.body), no_ack=True)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < 4:  # One that is silent is given up after 3 s.
+        await channel.publish("", queue, b"x", mandatory=True)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await arrived.get()
+    assert not channel.ended.is_set()
+    await link.close()
