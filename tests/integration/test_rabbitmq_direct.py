@@ -1,4 +1,4 @@
-"""Publishing past the driver's coroutine: the driver still has to find what it needs."""
+"""Publishing and consuming past the driver."""
 
 import asyncio
 
