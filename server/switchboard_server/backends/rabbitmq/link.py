@@ -136,7 +136,7 @@ class Link:
         raw: Any = await answered(
             connection.channel(publisher_confirms=confirms), "opening a channel"
         )
-        channel = Channel(raw, self._transport)
+        channel = Channel(raw, connection.transport)
         if prefetch:
             await answered(raw.basic_qos(prefetch_count=prefetch), "setting the prefetch")
         return channel
@@ -286,12 +286,12 @@ class _Connection(aiormq.Connection):
 
     def __init__(self, url: URL, transport: Transport) -> None:
         super().__init__(url, transport_factory=transport)
-        self._transport = transport
+        self.transport = transport
 
     @property
     def is_connection_was_stuck(self) -> bool:
         """Whether the broker has been silent too long; the driver does not see all that comes."""
-        silence = self.loop.time() - self._transport.frames.heard
+        silence = self.loop.time() - self.transport.frames.heard
         return silence > (self.heartbeat_timeout + 1) * self.HEARTBEAT_GRACE_MULTIPLIER
 
     async def is_ready(self) -> bool:
