@@ -135,6 +135,7 @@ class ScriptedProber:
         self.probed: list[Target] = []
         self.closed = False
         self._released = asyncio.Event()
+        self._late: Verdict | None = None
 
     async def admit(self, target: Target) -> None:
         """See `Prober.admit`."""
@@ -146,11 +147,18 @@ class ScriptedProber:
         self.probed.append(target)
         if self.held:
             await self._released.wait()
+            if self._late is not None:
+                return self._late
         return self.verdicts.get(target.port, self.verdict)
 
-    def release(self) -> None:
-        """Lets the probes that wait go on, and waits for none any more."""
+    def release(self, verdict: Verdict | None = None) -> None:
+        """Lets the probes that wait go on, and waits for none any more.
+
+        Args:
+            verdict: What those that wait find; None: what others do.
+        """
         self.held = False
+        self._late = verdict
         self._released.set()
 
     async def close(self) -> None:
