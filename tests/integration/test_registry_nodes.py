@@ -16,7 +16,7 @@ from switchboard_server.core.errors import (
 )
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Key, RemovalCause, Status
-from switchboard_server.core.registry.sharing import Judgement
+from switchboard_server.core.registry.sharing import Hold, Judgement, Record
 from switchboard_server.core.registry.watching import Compacted, Resumed
 from tests.support.brokers import RedisServer
 from tests.support.registries import FAILED, OWN_WORD, TCP
@@ -232,6 +232,28 @@ async def test_who_is_not_in_charge_any_more_is_not_heard(cluster: Cluster) -> N
     await b.register(2)
     await cluster.agreed()
     assert status(a) is Status.SERVING
+
+
+async def test_a_stream_holds_on_to_what_it_held_and_to_nothing_else(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await a.register(1, lease_ns=60_000_000_000)
+    await a.hold(1)
+    record = a.shared()[0].record
+
+    async def again(tokens: list[str], birth: int) -> Record | None:
+        hold = Hold(tokens, birth)
+        return await a.run(a.store.hold(record.instance.key, a.store.token(), hold))
+
+    assert await again(["other"], record.birth) is None
+    held = await again(["other", record.holder], record.birth)
+    assert held is not None
+    assert held.holder not in {"", record.holder}
+    # Whoever stands under the id now, nobody holds it yet.
+    await b.deregister(1)
+    await b.register(1, lease_ns=60_000_000_000)
+    assert await again([held.holder], record.birth) is None
+    await cluster.agreed()
+    assert await again([], a.shared()[0].record.birth) is not None
 
 
 async def test_what_arrives_when_it_was_given_up_is_not_done(cluster: Cluster) -> None:

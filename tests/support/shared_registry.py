@@ -7,7 +7,7 @@ the conformance tests hold all registries to.
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from switchboard_server.core.registry.model import (
 from switchboard_server.core.registry.replica import SharedEntry
 from switchboard_server.core.registry.shared import SharedRegistry
 from switchboard_server.core.registry.sharing import (
+    Hold,
     Judgement,
     Record,
     SharedCapabilities,
@@ -261,15 +262,15 @@ class MemoryStore:
         self.tokens.add(token)
         return token
 
-    async def hold(
-        self, key: Key, token: str, instead_of: Collection[str] | None = None
-    ) -> Record | None:
+    async def hold(self, key: Key, token: str, before: Hold | None = None) -> Record | None:
         """See `SharedStore.hold`."""
         self._admit()
         directory = self._place.directory
         entry = directory.get(key)
-        if instead_of is not None and entry.holder and entry.holder not in instead_of:
-            return await self._answer(None)
+        if before is not None:
+            same = self._place.record(entry).birth == before.birth
+            if not same or entry.holder not in (None, *before.tokens):
+                return await self._answer(None)
         directory.hold(entry, token, self._place.now)
         entry.lease_until = math.inf
         return await self._answer(self._place.written(entry))
@@ -450,6 +451,9 @@ async def sharing(count: int = 2) -> AsyncIterator[Sharing]:
     finally:
         for node in made.nodes:
             node.store.release()
+            if node.store.problem is not None:
+                # What it still has to say would wait for a time that does not pass.
+                node.store.mend()
             await node.close()
         made.place.close()
 

@@ -1,7 +1,7 @@
 """The registry that nodes share, in Redis."""
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import orjson
@@ -28,6 +28,7 @@ from switchboard_server.core.registry.entries import Declared
 from switchboard_server.core.registry.model import Key, Registration
 from switchboard_server.core.registry.roster import no_instance
 from switchboard_server.core.registry.sharing import (
+    Hold,
     Judgement,
     Record,
     SharedCapabilities,
@@ -123,12 +124,9 @@ class RedisRegistry:
         """See `SharedStore.token`."""
         return f"{self._place.token}/{next(self._tokens)}"
 
-    async def hold(
-        self, key: Key, token: str, instead_of: Collection[str] | None = None
-    ) -> Record | None:
+    async def hold(self, key: Key, token: str, before: Hold | None = None) -> Record | None:
         """See `SharedStore.hold`."""
-        # An empty one matches none, and says that there is a condition.
-        expected = () if instead_of is None else (*instead_of, "")
+        expected: list[Argument] = [] if before is None else [before.birth, *before.tokens]
         answer = await self._ask(self._hold, write_key(key), token, *expected)
         if answer[0] == "absent":
             raise no_instance(key)

@@ -230,12 +230,12 @@ local key, token = ARGV[5], ARGV[6]
 if not alive(SELF) then return done({'stranger'}) end
 local one = read(key)
 if not one then return done({'absent'}) end
-if #ARGV > 6 and one[HOLDER] ~= '' then
-  local expected = false
-  for index = 7, #ARGV do
+if #ARGV > 6 then
+  local expected = one[HOLDER] == ''
+  for index = 8, #ARGV do
     if ARGV[index] == one[HOLDER] then expected = true end
   end
-  if not expected then return done({'taken'}) end
+  if one[BIRTH] ~= ARGV[7] or not expected then return done({'taken'}) end
 end
 release(key, one)
 one[HOLDER], one[LEASED], one[UNCONFIRMED] = token, '1', ''

@@ -12,14 +12,13 @@ from functools import partial
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import NotFoundError
 from switchboard_server.core.registry.directory import BROKEN_SECONDS
-from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.errands import Errands
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Key, Moment
 from switchboard_server.core.registry.registry import taken_over
 from switchboard_server.core.registry.replica import SharedEntry
 from switchboard_server.core.registry.roster import no_instance
-from switchboard_server.core.registry.sharing import SharedStore
+from switchboard_server.core.registry.sharing import Hold, SharedStore
 from switchboard_server.core.registry.sweeping import ASLEEP_SECONDS, AWAKE_SECONDS
 
 LOAD_SECONDS = 0.5
@@ -35,6 +34,8 @@ class SharedLease(Lease):
         token: The stream's.
 
     Attributes:
+        entry: The instance.
+        address: Where it stood when the stream began.
         tokens: The stream's; the last one is valid, the others were before the node was taken for
             dead.
         heard: When the last request came, monotonic seconds.
@@ -43,9 +44,11 @@ class SharedLease(Lease):
     """
 
     def __init__(
-        self, entry: Entry, renew: Callable[[Lease, float | None], None], token: str
+        self, entry: SharedEntry, renew: Callable[[Lease, float | None], None], token: str
     ) -> None:
         super().__init__(entry, renew)
+        self.entry: SharedEntry = entry
+        self.address = entry.instance.spec.address
         self.tokens = [token]
         self.heard = 0.0
         self.expired = False
@@ -121,9 +124,12 @@ class Holds:
     def compare(self, entry: SharedEntry) -> None:
         """Compares who holds a lease by the store with who does by this node."""
         lease, holder = entry.holder, entry.record.holder
-        if not isinstance(lease, SharedLease) or holder in lease.tokens:
+        if not isinstance(lease, SharedLease):
             return
-        if holder:
+        moved = entry.instance.spec.address != lease.address
+        if holder in lease.tokens and not moved:
+            return
+        if holder or moved:
             lease.end(taken_over(entry.instance.key))
             self.forget(entry)
         elif not lease.expired:
@@ -167,7 +173,8 @@ class Holds:
         if lease.entry.holder is not lease:
             return True
         try:
-            record = await self._store.hold(key, token, lease.tokens)
+            before = Hold(lease.tokens, lease.entry.record.birth)
+            record = await self._store.hold(key, token, before)
         except NotFoundError:
             lease.end(no_instance(key))
             return True

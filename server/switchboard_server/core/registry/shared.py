@@ -233,17 +233,10 @@ class SharedRegistry(Registry):
 
     def changed(self, change: SharedChange) -> None:
         """See `SharedHandler.changed`."""
-        key = change.record.instance.key
-        before = self._replica.entry(key)
-        address = None if before is None else before.instance.spec.address
         if change.revision != self.revision + 1:
             # Revisions have jumped, because others have put back what this node never knew.
             self._begin_anew(change.revision - 1, ())
         told, entry = self._replica.apply(change, self.now())
-        moved = entry is before and entry.instance.spec.address != address
-        if moved and isinstance(entry.holder, SharedLease):
-            entry.holder.end(taken_over(key))
-            self._holds.forget(entry)
         self._tell(told, entry)
         if change.cause is None:
             self._follow(entry, fresh=True)
@@ -363,9 +356,10 @@ class SharedRegistry(Registry):
         """Checks that a stream still holds what the store let it hold, and nobody else does."""
         key = entry.instance.key
         self._admit()
+        if record.instance.revision > self.revision:
+            # What this node knows under the id may be another instance.
+            raise UnavailableError("REGISTRY_UNAVAILABLE", "this hub lags behind; try again")
         if self._replica.find(key) is not entry:
-            if record.instance.revision > self.revision:
-                raise UnavailableError("REGISTRY_UNAVAILABLE", "this hub lags behind; try again")
             raise no_instance(key)
         if entry.stamp > record.stamp and entry.record.holder != record.holder:
             raise taken_over(key)

@@ -123,6 +123,19 @@ class Judgement:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The hold that a stream has had.
+
+    Args:
+        tokens: Those under which it held.
+        birth: Of the instance that it held, as of its `Record`.
+    """
+
+    tokens: Collection[str]
+    birth: int
+
+
 class SharedHandler(Protocol):
     """Who is told. The methods are called in the event loop and neither block nor raise."""
 
@@ -249,19 +262,17 @@ class SharedStore(Protocol):
         """A new token for a stream of this node."""
         ...
 
-    async def hold(
-        self, key: Key, token: str, instead_of: Collection[str] | None = None
-    ) -> Record | None:
+    async def hold(self, key: Key, token: str, before: Hold | None = None) -> Record | None:
         """Lets a stream of this node hold the lease from now on, for as long as both live.
 
         Args:
             key: The instance.
             token: The stream's.
-            instead_of: Only if nobody holds it, or a stream with one of these tokens; None: whoever
-                does.
+            before: Only if it is the instance that the stream has held, and no other stream holds
+                it; None: whatever stands under the id now, and whoever holds it.
 
         Returns:
-            The instance; None: another stream holds it.
+            The instance; None: another stream holds it, or it is another one.
 
         Raises:
             NotFoundError: There is no such instance.

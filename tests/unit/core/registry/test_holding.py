@@ -1,44 +1,17 @@
 """KeepAlive streams where nodes share the registry: who holds a lease, and what ends that."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from switchboard_server.core.errors import AbortedError, NotFoundError, UnavailableError
 from switchboard_server.core.registry.directory import BROKEN_SECONDS
-from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Status
 from switchboard_server.core.registry.sweeping import ASLEEP_SECONDS, AWAKE_SECONDS
+from tests.support.held_leases import LEASE, THERE, held, reason_of
 from tests.support.loop import passing, turns
 from tests.support.registries import a_spec
-from tests.support.shared_registry import Sharing, SharingNode, a_key, sharing
-
-LEASE = 10.0
-"""Lease of the instances, in seconds."""
-THERE = {"i1": Status.SERVING}
-
-
-@asynccontextmanager
-async def held() -> AsyncIterator[tuple[Sharing, SharingNode, SharingNode, Lease]]:
-    """Two nodes, and a stream of the first one that holds the lease of an instance."""
-    async with sharing(2) as nodes:
-        one, two = nodes.nodes
-        await one.register(1, lease_ns=round(LEASE * 1e9))
-        lease = await one.registry.keep_alive(a_key(), None)
-        assert await lease.next() is not None
-        await turns()
-        yield nodes, one, two, lease
-        if lease in one.registry._leases:
-            one.registry.let_go(lease, broken=False)
-
-
-async def reason_of(lease: Lease) -> str:
-    """Why a stream was ended."""
-    with pytest.raises((AbortedError, NotFoundError)) as caught:
-        await lease.next()
-    return caught.value.reason
+from tests.support.shared_registry import a_key, sharing
 
 
 async def test_a_stream_that_speaks_holds_the_lease_and_writes_nothing() -> None:
