@@ -13,7 +13,7 @@ from switchboard_server.core.registry.model import HealthCheck, RemovalCause, St
 from switchboard_server.core.registry.watching import Compacted, Resumed
 from tests.support.brokers import RedisServer
 from tests.support.proxy import TcpProxy
-from tests.support.registries import FAILED, TCP
+from tests.support.registries import FAILED, OWN_WORD, TCP
 from tests.support.registry_nodes import LEASE, Cluster, Node, frozen, until
 
 pytestmark = pytest.mark.faults
@@ -196,17 +196,22 @@ async def test_what_a_dead_node_held_goes_within_its_lease_unless_it_is_held_els
     cluster: Cluster,
 ) -> None:
     a, b, c = cluster.nodes
-    for number in (1, 2, 3):
+    kept, *lost = cluster.checked_by(c, 3)
+    for number in (kept, *lost):
         await a.register(number, check=TCP)
         await c.hold(number)
-    await cluster.agreed()
+    await cluster.agreed(lambda node: len(node.serving) == 3)
+    assert c.owned == c.there.keys()
     began = time.monotonic()
     await c.die()
-    moved = await b.hold(2)
-    await until(lambda: all(sorted(node.there) == ["i2"] for node in cluster.living))
+    moved = await b.hold(kept)
+    await until(lambda: all(node.there == {f"i{kept}": Status.SERVING} for node in (a, b)))
     assert time.monotonic() - began < 2 * LEASE + 0.5
     # And what it checked others check.
-    await until(lambda: a.owned | b.owned == {"i2"})
+    await until(lambda: a.owned | b.owned == {f"i{kept}"})
+    for node in (a, b):
+        node.prober.verdict = OWN_WORD
+    await until(lambda: not a.serving and not b.serving)
     await cluster.agreed()
     await b.let_go(moved)
     await until(lambda: not a.there)
@@ -215,20 +220,26 @@ async def test_what_a_dead_node_held_goes_within_its_lease_unless_it_is_held_els
 async def test_a_node_that_was_frozen_does_no_harm_when_it_wakes(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     check = HealthCheck(TCP.probe, interval_ns=1_000_000_000, unhealthy_threshold=1)
-    for number in range(1, 10):
+    numbers = [
+        number
+        for node, count in ((c, 5), (a, 2), (b, 2))
+        for number in cluster.checked_by(node, count)
+    ]
+    for number in numbers:
         await a.register(number, check=check)
-    taken, left, renewed = [await c.hold(number) for number in (1, 2, 3)]
-    await until(lambda: len(c.owned) > 0 and len(a.serving) == 9)
+    held = numbers[:3]
+    taken, left, renewed = [await c.hold(number) for number in held]
+    await until(lambda: len(c.owned) == 5 and len(a.serving) == 9)
     await cluster.agreed()
     # Its checks are under way, and will say when it wakes that all of them have failed.
     c.prober.held = True
     probed = len(c.prober.probed)
-    await until(lambda: len(c.prober.probed) > probed)
+    await until(lambda: len(c.prober.probed) == probed + 5)
     with frozen(c):
-        moved = await b.hold(1)
-        await until(lambda: not {"i2", "i3"} & a.there.keys())
+        moved = await b.hold(held[0])
+        await until(lambda: len(a.there) == 7)
         await until(lambda: len(a.owned | b.owned) == 7)
-        await a.register(3, host="10.0.0.9", check=check)
+        await a.register(held[2], host="10.0.0.9", check=check)
         await until(lambda: len(a.serving) == len(b.serving) == 8)
         before, revision = [len(node.changes) for node in (a, b)], a.registry.revision
         # What it checks anew when it is back passes, which may be at once.

@@ -4,6 +4,7 @@ So a node can be frozen as by SIGSTOP, while time and the others go on, or die w
 """
 
 import asyncio
+import itertools
 import secrets
 import threading
 import time
@@ -20,6 +21,7 @@ from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.limits import RegistryLimits
 from switchboard_server.core.registry.local import LocalRegistry
 from switchboard_server.core.registry.model import Change, Key, Status
+from switchboard_server.core.registry.ownership import in_charge
 from switchboard_server.core.registry.ports import RegistryStore
 from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.registry.replica import SharedEntry
@@ -343,6 +345,16 @@ class Cluster:
     def living(self) -> list[Node]:
         """The nodes that are there."""
         return [node for node in self.nodes if not node.gone]
+
+    def checked_by(self, node: Node, count: int) -> list[int]:
+        """Numbers of instances that a node checks while all live: names are random, and hashed."""
+        names = {each.store.node for each in self.living}
+        found = (
+            number
+            for number in itertools.count(1)
+            if in_charge(str(a_key(number)), names) == node.store.node
+        )
+        return list(itertools.islice(found, count))
 
     async def settled(self) -> float:
         """Waits until all nodes know each other and can write; returns how long it took."""
