@@ -88,6 +88,7 @@ class SharedRegistry(Registry):
         self._retired: asyncio.Task[None] | None = None
         self._reaching = Reaching()
         self._loaded = False
+        self._joins = 0
         self.outage: str | None = None
         self.problem = "the registry is not loaded yet"
 
@@ -127,11 +128,12 @@ class SharedRegistry(Registry):
         """See `Registry.keep_alive`."""
         self._may_hold(key, principal)
         self._admit_writers()
-        token = self._store.token()
+        token, joins = self._store.token(), self._joins
         try:
             record = await self._store.hold(key, token)
             assert record is not None, "it is held whoever did before"  # noqa: S101
-            entry = self._holdable(await self._reached(record), record)
+            entry = await self._reached(record)
+            self._check_held(entry, record, joins)
         except UnavailableError:
             # It may hold all the same, and then nobody else would let it go. The client lives.
             known = self._replica.entry(key)
@@ -281,6 +283,7 @@ class SharedRegistry(Registry):
 
     def joined(self) -> None:
         """See `SharedHandler.joined`."""
+        self._joins += 1
         self._inspector.restart()
         for lease in self._leases:
             assert isinstance(lease, SharedLease), "keep_alive made it"  # noqa: S101
@@ -352,10 +355,15 @@ class SharedRegistry(Registry):
         self._inspector.assign(entry, fresh=fresh)
         self._holds.compare(entry)
 
-    def _holdable(self, entry: SharedEntry, record: Record) -> SharedEntry:
+    def _check_held(self, entry: SharedEntry, record: Record, joins: int) -> None:
         """Checks that a stream still holds what the store let it hold, and nobody else does."""
         key = entry.instance.key
         self._admit()
+        if joins != self._joins:
+            # The token is void, and the stream was not there yet to get another.
+            raise UnavailableError(
+                "REGISTRY_UNAVAILABLE", "the other hubs took this one for dead; try again"
+            )
         if record.instance.revision > self.revision:
             # What this node knows under the id may be another instance.
             raise UnavailableError("REGISTRY_UNAVAILABLE", "this hub lags behind; try again")
@@ -366,7 +374,6 @@ class SharedRegistry(Registry):
         if isinstance(entry.holder, Lease):
             entry.holder.end(taken_over(key))
         self._replica.touch(record, self.now())
-        return entry
 
     def _begin_anew(self, revision: int, changes: Sequence[Change]) -> None:
         """Goes on from a revision to which nothing leads from what is known.

@@ -173,6 +173,28 @@ async def test_streams_of_a_node_that_was_taken_for_dead_hold_again_with_new_tok
         assert not lease.ended
 
 
+async def test_a_stream_that_began_while_its_node_was_taken_for_dead_holds_nothing() -> None:
+    async with sharing(2) as nodes:
+        one, two = nodes.nodes
+        await one.register(1, lease_ns=LEASE_NS)
+        one.store.held = one.store.deaf = True
+        holding = asyncio.ensure_future(one.registry.keep_alive(a_key(), None))
+        await turns()
+        void = two.entry().record.holder
+        assert void != ""
+        nodes.place.bury(one.store)
+        nodes.place.join(one.store)
+        one.registry.joined()
+        one.store.release()
+        # Its token says that a node holds which is gone; nobody would free it when this one dies.
+        with pytest.raises(UnavailableError, match="took this one for dead"):
+            await holding
+        one.store.listen()
+        await turns()
+        assert two.entry().record.holder == ""
+        assert one.there == two.there == THERE
+
+
 async def test_a_node_that_does_not_know_the_instance_yet_holds_nothing() -> None:
     async with sharing(2) as nodes:
         one, two = nodes.nodes
