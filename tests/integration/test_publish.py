@@ -66,7 +66,9 @@ def in_an_hour() -> Timestamp:
     return Timestamp(seconds=int(time.time()) + 3600)
 
 
-@pytest.mark.parametrize("due", [in_the_past(), Timestamp(seconds=-62_135_596_800)], ids=str)
+@pytest.mark.parametrize(
+    "due", [in_the_past(), Timestamp(seconds=-62_135_596_800)], ids=["lately", "in year 1"]
+)
 async def test_an_event_is_answered_with_its_place_and_listed_as_it_was_sent(
     client: Client, kind: str, due: Timestamp
 ) -> None:

@@ -23,10 +23,13 @@ MAX_LINES = 10_000
 """How much of what it prints is kept."""
 
 LOOPBACK = "127.0.0.1"
-_PORTS = range(10_000, 32_000)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = range(10_000 + _WORKER, 32_000, _WORKERS)
 """Below those that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range). From
 among those, a client that keeps dialling a dead server's port in time gets that very port for its
-own end, and is connected to itself."""
+own end, and is connected to itself. Each of pytest's workers has ports of its own: those of its
+servers stay theirs while they are down."""
 _GUARD = 'read -r _; kill -9 "$@"'
 """Reads until whoever holds the other end of its input is gone, however it went, then kills."""
 
