@@ -131,6 +131,9 @@ class Subscription:
         if not self._started:
             self._started = True
             return Started(self._cursor)
+        if self._audience.busy and self._in_tail() and not self._drained():
+            # Meanwhile more comes, and goes out together.
+            await self._sleep(line_up=True)
         while True:
             if self._end is not None:
                 raise self._end
@@ -224,9 +227,12 @@ class Subscription:
         self._target = None
         return CaughtUp(self._cursor)
 
-    async def _sleep(self) -> None:
+    async def _sleep(self, *, line_up: bool = False) -> None:
         self._woken = self._loop.create_future()
-        self._audience.wait(self)
+        if line_up:
+            self._audience.line_up(self)
+        else:
+            self._audience.wait(self)
         timer = self._loop.call_at(self._spoken + self._heartbeat, self.wake)
         try:
             await self._woken

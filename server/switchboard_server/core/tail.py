@@ -130,6 +130,15 @@ class Audience:
             waiting, self._waiting = self._waiting, {}
             self._waking.add(waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether many are being woken, so that who has had something lets them go first."""
+        return self._waking.busy
+
+    def line_up(self, waiter: Waiter) -> None:
+        """Has a subscription woken after those that are to be woken already."""
+        self._waking.add({waiter: None})
+
     def wait(self, waiter: Waiter) -> None:
         """Has a subscription woken at the next match."""
         self._waiting[waiter] = None

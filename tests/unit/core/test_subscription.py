@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -20,6 +20,7 @@ from switchboard_server.core.subscription import (
     Subscription,
 )
 from switchboard_server.core.tail import Chunk, Tail
+from switchboard_server.core.waking import MAX_AT_ONCE
 from tests.support.events import PlainCodec, a_route, bodies, numbered, some
 from tests.support.loop import EPOCH_NS, manual_loop, passing, turns
 
@@ -478,3 +479,29 @@ async def test_ten_subscribers_of_one_filter_are_handed_the_same_bytes() -> None
     assert len(chunks) == 10
     assert {id(chunk.frames) for chunk in chunks} == {id(chunks[0].frames)}
     assert bodies(chunks[0].frames) == list("012345")
+
+
+async def test_what_comes_while_many_are_woken_goes_out_together() -> None:
+    log = Log()
+    crowd = [log.subscribe() for _ in range(MAX_AT_ONCE + 1)]
+    for each in crowd:
+        await told(each, 1)
+    async with AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(asking(each)) for each in crowd]
+        log.append(some("a"))
+        manual_loop().advance(0.1)
+        await turns()
+        assert all(task.done() for task in waiting)
+        first = crowd[0]
+        log.append(some("b"))
+        # The wave has taken a tenth of a second, and so long the next one waits.
+        assert await silent(first)
+        async with asking(first) as task:
+            log.append(some("c"))
+            await passing(0.1)
+            item = task.result()
+            assert isinstance(item, Chunk)
+            assert bodies(item.frames) == ["b", "c"]
+        first.end(UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+        with pytest.raises(UnavailableError):
+            await first.next()
