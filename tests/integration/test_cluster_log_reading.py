@@ -99,27 +99,39 @@ async def test_retention_removes_segments_and_a_reader_is_told_of_the_gap(
 async def test_a_stream_that_is_deleted_is_made_anew_and_numbers_go_on(
     rabbit: RabbitServer,
 ) -> None:
-    async with hubs(rabbit, 2, settings=ClusterLogSettings(look_interval=0.2)) as nodes:
-        here, there = nodes[0].node, nodes[1].node
+    # So many that what is known of where they stood lies far beyond the end of the new stream.
+    many = 300
+    async with hubs(rabbit, 3, settings=ClusterLogSettings(look_interval=3600)) as nodes:
+        here = nodes[0].node
         running = [await hub.events.subscribe(EVERYTHING) for hub in nodes]
-        for number in range(5):
+        for number in range(many):
             await here.log.append(some(str(number)))
         log_id = here.log.log_id
         channel = await here.link.channel()
         await channel.delete_queue(here.topology.log)
         await channel.close()
-        answers = [await node.log.append(some("new")) for node in (here, there)]
-        assert [each.first for each in answers] == [6, 7]
-        assert here.log.log_id == there.log.log_id == log_id
+        answers = [await hub.node.log.append(some("new", ids=[hub.node.name])) for hub in nodes]
+        assert [each.first for each in answers] == [many + 1, many + 2, many + 3]
+        new = [many + 1, many + 2, many + 3]
         for hub, subscription in zip(nodes, running, strict=True):
-            seen = await hub.texts(subscription, 7)
-            assert seen == ["0", "1", "2", "3", "4", "new", "new"]
+            log = hub.node.log
+            assert log.log_id == log_id
+            seen = await hub.texts(subscription, many + 3)
+            assert seen == [*map(str, range(many)), *["new"] * 3]
             async with asyncio.timeout(10):
-                while hub.node.log.window.first != 6:
+                while log.window.first != many + 1:
                     await hub.node.round_trip()
-            result = await hub.node.log.read(0, MUCH)
-            assert result.window == Window(6, 7)
-            assert sequences(batch.frames for batch in result.batches) == [6, 7]
+            # RabbitMQ says nothing to a reader that begins beyond the end.
+            async with asyncio.timeout(5):
+                result = await log.read(0, MUCH)
+                assert result.window == Window(many + 1, many + 3)
+                assert sequences(batch.frames for batch in result.batches) == new
+                backward = (await log.read_backward(many + 4, MUCH)).batches
+                assert sequences(batch.frames for batch in backward) == new
+                assert await log.sequence_before(answers[0].time_ns) == many
+                assert await log.sequence_before(answers[2].time_ns + 1) == many + 3
+                recent = await log.recent_ids(0, 10)
+                assert [each.sequence for each in recent] == new
 
 
 async def test_a_stream_that_begins_anew_without_its_nodes_is_another_log(

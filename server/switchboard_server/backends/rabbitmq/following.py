@@ -154,7 +154,6 @@ class Follower:
             return False
         self._replaced = False
         self._place.begin_anew()
-        self._index.clear()
         return True
 
     def _identify(self) -> None:

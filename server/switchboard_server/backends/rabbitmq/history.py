@@ -63,6 +63,14 @@ class History:
         self._window = window
         self._trimmed = trimmed
 
+    def begin_anew(self) -> None:
+        """Forgets where anything stands: the stream is another one.
+
+        A reader that begins beyond the end of a stream waits in vain.
+        """
+        self.index.clear()
+        self.first_offset = 0
+
     async def look(self) -> None:
         """Finds out where the stream begins.
 

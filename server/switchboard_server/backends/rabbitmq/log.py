@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -158,6 +159,7 @@ class ClusterLog:
         self._listener: LogListener | None = None
         self._opened = False
         self._closing = False
+        self._replaced = asyncio.Event()
         self._away: str | None = "it has not been read yet"
         self._problem: str | None = self._away
         self._since = self._loop.time()
@@ -339,6 +341,9 @@ class ClusterLog:
         if skipped:
             # They may be among what is gone, answered by records that nobody reads any more.
             self._requests.fail_sent(self._problem)
+        else:
+            self._history.begin_anew()
+            self._replaced.set()
         self._forwarder.begin_anew()
 
     def fell_behind(self, last: int) -> None:
@@ -370,7 +375,10 @@ class ClusterLog:
 
     async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.look_interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.look_interval):
+                    await self._replaced.wait()
+            self._replaced.clear()
             try:
                 await self._history.look()
             except SwitchboardError as error:
