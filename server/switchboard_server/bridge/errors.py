@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from switchboard_server.core import errors
-from switchboard_server.core.errors import SwitchboardError
+from switchboard_server.core.errors import SwitchboardError, entry_of
 
 CODES: dict[type[SwitchboardError], str] = {
     errors.InvalidArgumentError: "INVALID_ARGUMENT",
@@ -54,7 +54,7 @@ _MAX_REASON_BYTES = 123
 
 def code_of(error: SwitchboardError) -> str:
     """The code of an error."""
-    return CODES.get(type(error), "INTERNAL")
+    return entry_of(CODES, error) or "INTERNAL"
 
 
 def closing(error: SwitchboardError) -> tuple[int, str]:

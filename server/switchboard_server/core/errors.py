@@ -21,6 +21,9 @@ message is for people.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,16 @@ class DataLossError(SwitchboardError):
 
 class UnimplementedError(SwitchboardError):
     """This hub does not serve the call."""
+
+
+def entry_of(table: Mapping[type[SwitchboardError], T], error: SwitchboardError) -> T | None:
+    """What a table has for an error: that for its class, or for the nearest base of it.
+
+    Args:
+        table: Has something for each class of this module.
+        error: The error; a backend may have made a class of its own of one of these.
+    """
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
 
 
 def invalid_field(

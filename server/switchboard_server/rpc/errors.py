@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from switchboard_server.core import errors
-from switchboard_server.core.errors import SwitchboardError
+from switchboard_server.core.errors import SwitchboardError, entry_of
 
 DOMAIN = "switchboard.v1"
 """`domain` of every ErrorInfo."""
@@ -42,7 +42,7 @@ _RPC_CODES = {code.name: getattr(code_pb2, code.name) for code in grpc.StatusCod
 
 def code_of(error: SwitchboardError) -> grpc.StatusCode:
     """The status code of an error."""
-    return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+    return entry_of(CODES, error) or grpc.StatusCode.INTERNAL
 
 
 def status_details(error: SwitchboardError) -> bytes:

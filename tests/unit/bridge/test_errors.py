@@ -17,6 +17,12 @@ def test_errors_have_the_codes_that_they_have_over_grpc() -> None:
     assert code_of(defect) == rpc.code_of(defect).name == "INTERNAL"
 
 
+def test_an_error_that_a_backend_made_of_another_has_the_code_of_that_one() -> None:
+    for kind, code in CODES.items():
+        error = type("Narrower", (kind,), {})("INTERNAL", "made for a test")
+        assert code_of(error) == rpc.code_of(error).name == code
+
+
 def test_close_codes_say_whether_to_come_back() -> None:
     come_back = {reason for reason, code in CLOSE_CODES.items() if 4000 <= code < 4500}
     assert come_back == {
