@@ -45,20 +45,19 @@ async def test_what_retention_took_from_one_that_slept_is_told_as_a_gap(tmp_path
             assert await made.round() == sent
 
             async def trimmed() -> bool:
-                found = await metrics(hub)
-                first, size = (
-                    found[f"switchboard_log_{key}"] for key in ("first_sequence", "bytes")
-                )
-                # While events are removed the size is still that of before.
-                held = (made.published - first + 1) * TEXT_BYTES
-                return sent + 1 < first and held <= size <= limit
+                first = (await metrics(hub))["switchboard_log_first_sequence"]
+                # Not by the size of the file, in which events take more than they count.
+                return sent + 1 < first and (made.published - first + 1) * TEXT_BYTES <= limit
 
             await until(trimmed, "retention removes what the sleeper has not been sent")
             async with hub.channel() as channel:
                 retained = (await list_events(channel))[0].sequence
 
             events, gaps = await read_until(made.sleeper, made.published)
-            assert [(gap.from_sequence, gap.to_sequence) for gap in gaps] == [
-                (sent + 1, retained - 1)
+            (gap,) = gaps
+            assert gap.from_sequence == sent + 1
+            assert gap.to_sequence >= retained - 1, "what was removed since is gone, too"
+            assert events == [
+                *range(1, sent + 1),
+                *range(gap.to_sequence + 1, made.published + 1),
             ]
-            assert events == [*range(1, sent + 1), *range(retained, made.published + 1)]
