@@ -1,6 +1,9 @@
 """Connections, rooms and messages over several nodes."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -24,7 +27,7 @@ from switchboard_server.core.realtime.wishes import (
 )
 from tests.support.brokers import RedisServer
 from tests.support.realtime import CHAT
-from tests.support.realtime_nodes import Member, Node, eventually, nodes
+from tests.support.realtime_nodes import PATIENCE, Member, Node, eventually, nodes
 
 
 async def test_a_message_reaches_each_connection_once_whatever_node_it_is_on(
@@ -294,6 +297,61 @@ async def test_watchers_hear_who_comes_and_goes_on_other_nodes(redis: RedisServe
         await watcher.until(lambda watcher: _noticed(watcher) == (["bob", "near"], ["bob", "near"]))
         assert _counts(watcher) == (1, 1)
         assert not [item for item in near.items if isinstance(item, PresenceNotice)]
+
+
+@pytest.mark.parametrize("room", ["hall", "chat-1"])
+@pytest.mark.parametrize("others", [[], [False], [True]], ids=["alone", "beside", "watched"])
+async def test_who_comes_and_goes_before_a_watchers_own_entry_is_answered_is_noticed(
+    redis: RedisServer, room: str, others: list[bool]
+) -> None:
+    async with nodes([redis.url]) as (one, two):
+        ear = await one.connect("ear")
+        near = [await one.connect("near", "", RoomJoin(room, None, watch)) for watch in others]
+        with _answers_held(one) as (answered, release):
+            joining = asyncio.create_task(one.connect("ann", "", RoomJoin(room, None, True)))
+            async with asyncio.timeout(PATIENCE):
+                await answered.wait()
+            await two.connect("bob", "", room)
+            eve = await two.connect("eve", "", room)
+            two.hub.close(eve.connection)
+            # What is sent later is heard later.
+            await two.send("heard", clients=["ear"])
+            await ear.until_heard("heard")
+            release.set()
+            ann = await joining
+        await ann.until(lambda ann: _noticed(ann) == (["bob"], []))
+        assert _counts(ann) == (2 + len(others), 0)
+        await two.connect("late", "", room)
+        await ann.until(lambda ann: _noticed(ann) == (["bob", "late"], []))
+        for each, watches in zip(near, others, strict=True):
+            await _until_came(each, *(["bob", "ann", "late"] if watches else []))
+
+
+async def _until_came(member: Member, *names: str) -> None:
+    """Waits until a watcher has heard who came. Of eve, who goes at once, it may have heard."""
+    await member.until(
+        lambda member: [name for name in _noticed(member)[0] if name != "eve"] == list(names)
+    )
+
+
+@contextmanager
+def _answers_held(node: Node) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Holds what Redis answers to those who enter rooms: it has come, and it is let go."""
+    neighbours: Any = node.hub._neighbours
+    membership = neighbours._membership
+    answered, release, enter = asyncio.Event(), asyncio.Event(), membership.enter
+
+    async def held(*args: Any) -> Any:
+        found = await enter(*args)
+        answered.set()
+        await release.wait()
+        return found
+
+    membership.enter = held
+    try:
+        yield answered, release
+    finally:
+        membership.enter = enter
 
 
 def _noticed(member: Member) -> tuple[list[str], list[str]]:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from switchboard_server.backends.redis import frames
@@ -22,7 +24,7 @@ from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.messages import Message, Position
 from switchboard_server.core.realtime.neighbours import Census, Elsewhere, Entry
-from switchboard_server.core.realtime.rooms import Room, Totals
+from switchboard_server.core.realtime.rooms import Move, Room, Totals
 from switchboard_server.core.realtime.stats import NeighbourStats
 from switchboard_server.core.realtime.views import Broadcast
 from switchboard_server.core.realtime.wishes import BroadcastWish, RoomJoin
@@ -64,6 +66,8 @@ class RedisNeighbours:
         self._elsewhere = RedisElsewhere(floor, desk, self._membership.token)
         self._send = link.script(lua.SEND)
         self._renewing: asyncio.Task[None] | None = None
+        # What is heard of rooms while somebody is about to stand there, for each who is.
+        self._heard_of: dict[str, dict[object, list[Move]]] = {}
         self._sent = 0
         self.availability = asyncio.Event()
         self.elsewhere: Elsewhere = self._elsewhere
@@ -139,13 +143,32 @@ class RedisNeighbours:
         self, connection: Connection, join: RoomJoin, policy: HistoryPolicy | None, now_ns: int
     ) -> Entry:
         """See `Neighbours.enter`."""
+        with self._hearing_of(join.room) as moves:
+            try:
+                if policy is None:
+                    entry = await self._enter_plain(connection, join, now_ns)
+                else:
+                    entry = await self._enter_kept(connection, join, policy, now_ns)
+            except BaseException:
+                self._membership.give_up(connection, join.room)
+                raise
+        if not moves or entry.totals is None:
+            return entry
+        entered = entry.totals.version
+        return replace(entry, moves=[each for each in moves if each.totals.version > entered])
+
+    @contextmanager
+    def _hearing_of(self, room: str) -> Iterator[Sequence[Move]]:
+        """Notes who comes and goes in a room, which may be told before the answer of the entry."""
+        moves: list[Move] = []
+        entrant = object()
+        self._heard_of.setdefault(room, {})[entrant] = moves
         try:
-            if policy is None:
-                return await self._enter_plain(connection, join, now_ns)
-            return await self._enter_kept(connection, join, policy, now_ns)
-        except BaseException:
-            self._membership.give_up(connection, join.room)
-            raise
+            yield moves
+        finally:
+            del self._heard_of[room][entrant]
+            if not self._heard_of[room]:
+                del self._heard_of[room]
 
     async def _enter_kept(
         self, connection: Connection, join: RoomJoin, policy: HistoryPolicy, now_ns: int
@@ -290,10 +313,14 @@ class RedisNeighbours:
 
     def _somebody_moved(self, told: Sequence[Any]) -> None:
         name, version, connections, users, before, now = told
+        totals = Totals(int(version), connections, users)
+        move = Move(totals, _member(before), _member(now))
+        for moves in self._heard_of.get(name, {}).values():
+            moves.append(move)
         room = self._floor.directory.rooms.get(name)
         if room is not None:
-            room.heard(Totals(int(version), connections, users))
-            self._floor.changed(name, _member(before), _member(now))
+            room.heard(totals)
+            self._floor.changed(name, move.before, move.now)
             self._floor.settle()
 
 

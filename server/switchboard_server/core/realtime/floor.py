@@ -20,7 +20,7 @@ from switchboard_server.core.realtime.messages import Delivered, Message, Positi
 from switchboard_server.core.realtime.neighbours import Entry, Neighbours
 from switchboard_server.core.realtime.notices import Gathering
 from switchboard_server.core.realtime.outbox import Outbox, OutboxLimits
-from switchboard_server.core.realtime.rooms import Directory, Room
+from switchboard_server.core.realtime.rooms import Directory, Move, Room
 from switchboard_server.core.realtime.rounds import MANY, Audience, Rounds
 from switchboard_server.core.realtime.views import JoinResult
 from switchboard_server.core.realtime.wishes import BroadcastWish, ConnectWish, RoomJoin
@@ -167,10 +167,13 @@ class Floor:
         else:
             room.heard(entry.totals)
             joined = Joined(entry.position, False, 0, *room.counts)
-        if join.presence_notices:
-            room.watch(connection)
-        else:
+        for move in entry.moves:
+            room.heard(move.totals)
+        if not join.presence_notices:
             room.unwatch(connection)
+        elif connection not in room.watchers:
+            room.watch(connection)
+            self._tell_moves(connection, room, entry.moves)
         return JoinResult(joined, already)
 
     def _stand(self, connection: Connection, room: Room, entry: Entry) -> Joined:
@@ -182,6 +185,19 @@ class Floor:
             connection.outbox.replay(replayed)
             self.replayed += len(replayed)
         return joined
+
+    def _tell_moves(self, watcher: Connection, room: Room, moves: Sequence[Move]) -> None:
+        """Has one watcher hear of what all others that watched have heard of before."""
+        if not moves:
+            return
+        self._rounds.catch_up(watcher)
+        gathering = Gathering(room)
+        if not watcher.outbox.notify(next(self.numbers), watcher, gathering):
+            self._full.append(watcher)
+        for _, before, now in moves:
+            who = now or before
+            if who is not None:
+                gathering.add(who.client_id, before, now)
 
     def _entered(self, name: str) -> Room:
         """The room of a name, made where nobody stands in it."""

@@ -13,7 +13,7 @@ from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.core.realtime.items import Member
 from switchboard_server.core.realtime.messages import Delivered, Message, Position
-from switchboard_server.core.realtime.rooms import Room, Totals
+from switchboard_server.core.realtime.rooms import Move, Room, Totals
 from switchboard_server.core.realtime.stats import NeighbourStats
 from switchboard_server.core.realtime.views import (
     Broadcast,
@@ -34,11 +34,13 @@ class Entry:
         missed: All that followed the place asked for, up to `position`; None: that cannot be told,
             or was not asked.
         totals: Who stands in it on all nodes, the newcomer included; None: only this node is known.
+        moves: Who of other nodes came or went after that, as far as this node has heard by now.
     """
 
     position: Position
     missed: Sequence[Delivered] | None = None
     totals: Totals | None = None
+    moves: Sequence[Move] = ()
 
 
 @dataclass(frozen=True, slots=True)

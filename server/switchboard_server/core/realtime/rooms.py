@@ -27,6 +27,20 @@ class Totals(NamedTuple):
     users: int
 
 
+class Move(NamedTuple):
+    """Somebody of another node joined a room, or left it.
+
+    Args:
+        totals: Who stands in it since then.
+        before: Who left; None: nobody.
+        now: Who joined; None: nobody.
+    """
+
+    totals: Totals
+    before: Member | None
+    now: Member | None
+
+
 class Room:
     """A room in which somebody stands.
 
