@@ -1,7 +1,7 @@
 """Connections, rooms and messages of several nodes while Redis, a link or a node fails."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,14 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 async def down(*made: Node) -> None:
     """Waits until nodes notice that Redis is away."""
+    await until(lambda node: node.hub.problem is not None, *made)
+
+
+async def until(condition: Callable[[Node], bool], *made: Node) -> None:
+    """Waits until something is so of nodes that changes with their problem."""
     for node in made:
         async with asyncio.timeout(PATIENCE):
-            while node.hub.problem is None:
+            while not condition(node):
                 node.hub.availability.clear()
                 await node.hub.availability.wait()
 
@@ -303,14 +308,20 @@ async def _swept(node: Node) -> bool:
     return stats is not None and stats.swept == 1
 
 
-async def test_a_redis_without_memory_refuses_and_is_told_everything_once_it_has_some(
-    server: RedisServer,
+@pytest.mark.parametrize("wanting", ["maxmemory", "min-replicas-to-write"])
+async def test_a_redis_that_takes_no_writes_is_a_problem_and_is_told_everything_once_it_does(
+    server: RedisServer, wanting: str
 ) -> None:
     async with nodes([server.url]) as made:
         one, two = made
         ann = await one.connect("ann", "ann", "chat-1", "hall")
         bob = await two.connect("bob", "bob", "hall")
-        await one.link.call("CONFIG", "SET", "maxmemory", "1")
+        await one.link.call("CONFIG", "SET", wanting, "1")
+        # Both notice, though nobody asks anything of either.
+        await down(one, two)
+        assert "takes no writes" in str(two.hub.problem)
+        assert (await two.send("own", rooms=["hall"])).connections == 1
+        await bob.until_heard("own")
         for call in (one.connect("late"), one.send("lost", rooms=["chat-1"])):
             with pytest.raises(UnavailableError, match="refused") as caught:
                 await call
@@ -319,7 +330,8 @@ async def test_a_redis_without_memory_refuses_and_is_told_everything_once_it_has
         await one.hub.join_room("ann", RoomJoin("den"), ANONYMOUS)
         two.hub.close(bob.connection)
         await two.link.call("PING")
-        await one.link.call("CONFIG", "SET", "maxmemory", "0")
+        await one.link.call("CONFIG", "SET", wanting, "0")
+        await until(lambda node: node.hub.problem is None, *made)
         seen = await agreed(made, "hall", "den", "chat-1")
         assert seen["members of den"] == ["ann"]
         assert "hall" not in seen

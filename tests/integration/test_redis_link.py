@@ -30,6 +30,9 @@ class Watcher:
     def link_down(self, problem: str) -> None:
         self._say("down", problem)
 
+    def refusal_changed(self) -> None:
+        self._say("refusal", "")
+
     def _say(self, what: str, text: str) -> None:
         self.said.append((what, text))
         self._changed.set()
@@ -215,6 +218,42 @@ async def test_a_server_that_becomes_a_replica_is_left(server: RedisServer, tmp_
                 await link.call("SET", link.key("x"), "y")
             await watcher.until("up", "down", "up")
             assert await link.call("SET", link.key("x"), "y") == b"OK"
+
+
+@pytest.mark.parametrize("wanting", ["maxmemory", "min-replicas-to-write"])
+async def test_a_server_that_takes_no_writes_is_told_of_once_until_it_does(
+    server: RedisServer, wanting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_link(server.url) as (link, watcher):
+        await link.call("CONFIG", "SET", wanting, "1")
+        await watcher.until("up", "refusal")
+        assert "takes no writes" in str(link.problem)
+        assert await link.call("GET", link.key("x")) is None
+        for _ in range(3):
+            with pytest.raises(ResponseError):
+                await link.call("SET", link.key("x"), "y")
+        assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
+            link.problem
+        ]
+        await link.call("CONFIG", "SET", wanting, "0")
+        await watcher.until("up", "refusal", "refusal")
+        assert link.problem is None
+        assert await link.call("SET", link.key("x"), "y") == b"OK"
+
+
+async def test_each_trouble_of_an_outage_is_told_once_whatever_servers_are_tried(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_link(server.url) as (link, _):
+        await link.call("REPLICAOF", "127.0.0.1", "1")
+    caplog.clear()
+    async with open_link("redis://127.0.0.1:1/0", server.url) as (link, _):
+        for _ in range(4):
+            await link._changed.wait()
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == 2
+    assert "Connect call failed" in told[0]
+    assert "is a replica" in told[1]
 
 
 class TlsServer(RedisServer):

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from switchboard_server.backends.redis.addresses import Address, parse_addresses
+from switchboard_server.backends.redis.complaints import Complaints
 from switchboard_server.backends.redis.scripts import Argument, Script
 from switchboard_server.backends.redis.session import LinkError, Session
 
@@ -44,6 +46,10 @@ class LinkWatcher(Protocol):
         Args:
             problem: Why, for people.
         """
+        ...
+
+    def refusal_changed(self) -> None:
+        """Redis, which can be used, takes no writes, as `problem` says, or takes them again."""
         ...
 
 
@@ -91,6 +97,8 @@ class RedisLink:
         self._beat = beat
         self._session: Session | None = None
         self._problem: str | None = "Redis is not connected yet"
+        self._refusal: str | None = None
+        self._complaints = Complaints(_logger, time.monotonic)
         self._watchers: dict[LinkWatcher, None] = {}
         self._channels: dict[bytes, Callable[[bytes], None]] = {}
         self._scripts: dict[Script, None] = {}
@@ -105,8 +113,8 @@ class RedisLink:
 
     @property
     def problem(self) -> str | None:
-        """Why Redis cannot be used, for people; None: it can."""
-        return self._problem
+        """Why Redis cannot be used, or takes no writes, for people; None: all is well."""
+        return self._problem or self._refusal
 
     @property
     def life(self) -> str:
@@ -239,7 +247,7 @@ class RedisLink:
             _logger.exception("what hears the channel %r has failed", channel)
 
     async def _supervise(self) -> None:
-        failures, told = 0, ""
+        failures = 0
         task = asyncio.current_task()
         assert task is not None, "it is one"  # noqa: S101
         # Asked each time: a connection that fails as the task is cancelled may swallow that.
@@ -250,11 +258,9 @@ class RedisLink:
                     await self._stay(address)
                 except LinkError as error:
                     self._problem = error.problem
-                    if error.problem != told:
-                        told = error.problem
-                        _logger.warning("%s; trying again", told)
+                    self._complaints.tell(f"{error.problem}; trying again")
                 if self.losses > losses:
-                    failures, told = -1, ""
+                    failures = -1
                     break
             failures += 1
             self._tell_changed()
@@ -269,7 +275,12 @@ class RedisLink:
             LinkError: It does not, or no longer.
         """
         session = Session(
-            address, self._name, prefix=self._prefix, timeout=self.timeout, heard=self._heard
+            address,
+            self._name,
+            prefix=self._prefix,
+            timeout=self.timeout,
+            heard=self._heard,
+            refused=self._refused,
         )
         problem = "the hub shuts down"
         try:
@@ -289,6 +300,7 @@ class RedisLink:
 
     async def _end_use(self, session: Session, problem: str) -> None:
         was_up = self._session is session
+        self._refusal = None
         if was_up:
             self._session, self._problem = None, problem
             self.losses += 1
@@ -311,10 +323,23 @@ class RedisLink:
             return
         subscribing.result()
         self._session, self._problem = session, None
+        self._complaints.end()
         _logger.info("Redis at %s can be used", address.text)
         self._tell_changed()
         for watcher in list(self._watchers):
             watcher.link_up(session.life)
+
+    def _refused(self, refusal: str | None) -> None:
+        if refusal is not None:
+            self._complaints.tell(refusal)
+        elif self._refusal is not None:
+            self._complaints.end()
+            _logger.info("Redis takes writes again")
+        if refusal != self._refusal:
+            self._refusal = refusal
+            if self._session is not None:
+                for watcher in list(self._watchers):
+                    watcher.refusal_changed()
 
     async def _resubscribe(self, session: Session) -> None:
         done: set[bytes] = set()

@@ -124,6 +124,10 @@ class RedisNeighbours:
             room.totals = None
         self.availability.set()
 
+    def refusal_changed(self) -> None:
+        """See `LinkWatcher.refusal_changed`."""
+        self.availability.set()
+
     async def admit(self, connection: Connection) -> None:
         """See `Neighbours.admit`."""
         await self._membership.admit(connection)

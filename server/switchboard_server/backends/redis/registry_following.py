@@ -136,6 +136,11 @@ class Follower:
         self._feed.hold()
         self._handler.reported(problem)
 
+    def refusal_changed(self) -> None:
+        """See `LinkWatcher.refusal_changed`."""
+        if self._entered:
+            self._handler.reported(self._link.problem)
+
     async def _run(self) -> None:
         while True:
             if not self._link.up:
@@ -175,7 +180,7 @@ class Follower:
         if not self._member:
             await self._join()
         if self._entered:
-            self._handler.reported(None)
+            self._handler.reported(self._link.problem)
 
     async def _stay(self) -> None:
         """Keeps up, until the link is lost, however soon it is back."""

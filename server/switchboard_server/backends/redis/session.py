@@ -11,6 +11,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import (
     MasterDownError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -37,10 +38,12 @@ _MEET = Script(
     return life
     """
 )
+# Writes, last of all, to see whether the server takes that.
 _BEAT = Script(
     """
     if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
     redis.call('PUBLISH', ARGV[2], ARGV[3])
+    redis.call('SET', KEYS[1], ARGV[1])
     return 1
     """
 )
@@ -85,6 +88,8 @@ class Session:
         prefix: Begins the names of keys and channels.
         timeout: Seconds that an answer may take.
         heard: Is told what comes on a channel.
+        refused: Is told, at each beat at least, why the server takes no writes now, for people;
+            None: it takes them.
     """
 
     def __init__(
@@ -95,10 +100,12 @@ class Session:
         prefix: str,
         timeout: float,
         heard: Callable[[bytes, bytes], None],
+        refused: Callable[[str | None], None],
     ) -> None:
         self._address = address
         self._timeout = timeout
         self._heard = heard
+        self._refused = refused
         self._life_key = f"{{{prefix}}}:life"
         self._nonce_channel = f"{prefix}.{address.db}.nonce.{secrets.token_hex(8)}".encode()
         self._nonce = b""
@@ -264,6 +271,7 @@ class Session:
                     if isinstance(error, NoScriptError) and command.fallback is not None:
                         unknown.append(command)
                     else:
+                        self._see_refusal(error)
                         _fail(command.answer, error)
                     if isinstance(error, ReadOnlyError | MasterDownError):
                         raise
@@ -295,8 +303,13 @@ class Session:
         while True:
             self._nonce = secrets.token_hex(8).encode()
             self._nonce_heard.clear()
-            if not await self.ask(*self._beat_command()):
-                raise LinkError(f"Redis at {self._address.text} was emptied")
+            try:
+                if not await self.ask(*self._beat_command()):
+                    raise LinkError(f"Redis at {self._address.text} was emptied")
+                self._refused(None)
+            except ResponseError as error:
+                if not _refuses_writes(error):
+                    raise
             try:
                 async with asyncio.timeout(2 * self._timeout):
                     await self._nonce_heard.wait()
@@ -310,6 +323,12 @@ class Session:
         keys, args = (self._life_key,), (self.life, self._nonce_channel, self._nonce)
         return _BEAT.by_hash(keys, args), lambda: _BEAT.in_full(keys, args)
 
+    def _see_refusal(self, error: ResponseError) -> None:
+        if _refuses_writes(error):
+            # What follows names the script.
+            what = str(error).split(" script: ")[0].rstrip(". ")
+            self._refused(f"Redis at {self._address.text} takes no writes: {what}")
+
     def _said(self, error: BaseException) -> str:
         """What went wrong, for people."""
         if isinstance(error, TimeoutError) or "imeout" in type(error).__name__:
@@ -317,6 +336,11 @@ class Session:
         else:
             what = str(error).rstrip(". ") or type(error).__name__
         return f"Redis at {self._address.text}: {what}"
+
+
+def _refuses_writes(error: ResponseError) -> bool:
+    """Whether it is for want of memory, of a disk, or of replicas that are to have it, too."""
+    return isinstance(error, OutOfMemoryError) or str(error).startswith(("MISCONF", "NOREPLICAS"))
 
 
 async def _read(connection: Connection) -> Any:
