@@ -15,6 +15,7 @@ from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import LogNode, a_prefix
 from tests.support.events import some
 from tests.support.proxy import TcpProxy
+from tests.support.rabbit import control
 
 pytestmark = pytest.mark.faults
 
@@ -149,6 +150,46 @@ async def test_while_rabbitmq_is_away_appends_fail_in_time_and_say_what_became_o
         assert (await log.append(some("c"))).first == 2
         assert member.bodies == ["a", "c"]
         await member.node.close()
+
+
+async def test_while_rabbitmq_has_an_alarm_appends_fail_at_once_and_it_is_told_once(
+    own_rabbit: RabbitServer,
+) -> None:
+    settings = ClusterLogSettings(timeout=2)
+    prefix = a_prefix()
+    members = [
+        Member(LogNode(own_rabbit.url, prefix, f"n{number}", settings=settings))
+        for number in range(2)
+    ]
+    loop = asyncio.get_running_loop()
+    try:
+        for member in members:
+            await member.node.open(member.told)
+            await member.node.log.append(some("before"))
+        await control(own_rabbit, "set_vm_memory_high_watermark", "0.00001")
+        for member in members:
+            await member.told.until(lambda told: bool(told.problems))
+        # For longer than anything waits, so that nothing open shows that the log is stuck.
+        began = loop.time()
+        while loop.time() < began + 2 * settings.timeout:
+            for member in members:
+                asked = loop.time()
+                with pytest.raises(UnavailableError, match="it has an alarm") as caught:
+                    await member.node.log.append(some("meanwhile"))
+                assert caught.value.reason == "LOG_UNAVAILABLE"
+                assert loop.time() - asked < 1
+            assert (await members[0].node.log.read(0, 1)).batches
+        assert [len(member.told.problems) for member in members] == [1, 1]
+        await control(own_rabbit, "set_vm_memory_high_watermark", "absolute", "1GB")
+        for member in members:
+            await member.told.until(lambda told: told.problems[-1] is None)
+            await member.node.log.append(some("after"))
+            assert len(member.told.problems) == 2
+        await caught_up(members)
+        assert members[0].bodies == ["before", "before", "after", "after"]
+    finally:
+        for member in members:
+            await member.node.close()
 
 
 async def test_who_has_read_further_than_a_lost_stream_goes_makes_numbers_go_on_after_that(

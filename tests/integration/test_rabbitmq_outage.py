@@ -1,7 +1,6 @@
 """What nodes do while RabbitMQ is killed and comes back: all of it heals by itself."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.rabbit import (
     SETTLE_SECONDS,
     Note,
     Told,
+    control,
     fresh_topology,
     linked,
     until,
@@ -187,15 +187,6 @@ async def test_a_broker_that_takes_no_messages_is_told_and_is_waited_for(
         await waiting
         await until(lambda: link.problem is None)
         assert not channel.ended.is_set()
-
-
-async def control(server: RabbitServer, *arguments: str) -> None:
-    """Calls rabbitmqctl."""
-    command, environment = server.tool(*arguments)
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.DEVNULL
-    )
-    assert await process.wait() == 0
 
 
 async def counted(link: Link, queue: str) -> int:

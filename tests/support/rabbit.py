@@ -1,6 +1,7 @@
 """Nodes on a RabbitMQ, without a hub on top: what the tests of the backend's parts stand on."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from switchboard_server.backends.rabbitmq.link import HEARTBEAT_SECONDS, Link
 from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.seat import Seat, Term
 from switchboard_server.backends.rabbitmq.topology import Topology
+from tests.support.brokers import RabbitServer
 
 PATIENCE_SECONDS = 30.0
 """How long a test waits for what has to come."""
@@ -33,6 +35,15 @@ class Note:
 def fresh_topology() -> Topology:
     """Names that no other test uses."""
     return Topology(f"t{secrets.token_hex(4)}")
+
+
+async def control(server: RabbitServer, *arguments: str) -> None:
+    """Calls rabbitmqctl."""
+    command, environment = server.tool(*arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
 
 
 async def until(condition: Callable[[], bool]) -> None:

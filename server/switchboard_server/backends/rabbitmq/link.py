@@ -73,7 +73,7 @@ class Link:
     def problem(self) -> str | None:
         """What keeps it from being used, for people; None: nothing."""
         if self._blocked:
-            return "RabbitMQ takes no messages now: it is short of memory or disk space"
+            return "it has an alarm, is short of memory or disk space, and takes no messages now"
         return self._problem
 
     @property

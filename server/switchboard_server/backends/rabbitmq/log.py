@@ -279,7 +279,10 @@ class ClusterLog:
         refusal: UnavailableError | None = None
         if self._closing:
             refusal = _shutting_down()
-        elif self._problem and self._loop.time() - self._since > self._settings.timeout:
+        elif self._problem and (
+            # What RabbitMQ does not read now it would store when nobody waits for it any more.
+            self._link.blocked or self._loop.time() - self._since > self._settings.timeout
+        ):
             refusal = UnavailableError("LOG_UNAVAILABLE", f"{self._problem}; nothing was stored")
         if refusal is not None:
             if lane is not None:
@@ -360,8 +363,10 @@ class ClusterLog:
     def _judge(self) -> None:
         """Finds out whether the log can be written to, and tells when that has changed."""
         problem = self._away
+        if problem is None and self._link.blocked:
+            problem = _unreachable(str(self._link.problem))
         if problem is None and self._requests.oldest_seconds > STALL_SECONDS:
-            problem = self._link.problem or "no hub puts events into the log now"
+            problem = "no hub puts events into the log now"
         if (problem is None) != (self._problem is None):
             self._since = self._loop.time()
             if self._opened and self._listener is not None and not self._closing:
