@@ -14,13 +14,14 @@ from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import LogNode, a_prefix
 from tests.support.events import some
 from tests.support.proxy import TcpProxy
+from tests.support.rabbit import fresh_topology, linked
 
 
 class Node:
     """A node whose events are opened by a `Joining`, and what began after that."""
 
-    def __init__(self, url: str) -> None:
-        self.node = LogNode(url, a_prefix())
+    def __init__(self, url: str, prefix: str = "") -> None:
+        self.node = LogNode(url, prefix or a_prefix())
         self.events = EventHub(self.node.log)
         self.begun: list[str] = []
         self.all_begun = asyncio.Event()
@@ -38,8 +39,8 @@ class Node:
 
 
 @asynccontextmanager
-async def a_node(url: str) -> AsyncIterator[Node]:
-    made = Node(url)
+async def a_node(url: str, prefix: str = "") -> AsyncIterator[Node]:
+    made = Node(url, prefix)
     await made.node.start()
     try:
         yield made
@@ -85,6 +86,27 @@ async def test_where_rabbitmq_is_there_all_is_open_when_it_has_started(
     async with a_node(rabbit.url) as node:
         await node.joining.start()
         assert node.begun == ["first", "second"]
+
+
+async def test_a_node_that_reaches_rabbitmq_but_cannot_open_the_log_goes_on_without_it(
+    rabbit: RabbitServer,
+) -> None:
+    async with linked(rabbit.url) as link:
+        topology = fresh_topology()
+        channel = await link.channel()
+        await channel.declare_exchange(topology.events, "direct")
+        async with a_node(rabbit.url, topology.prefix) as node:
+            # Far less than it waits for another node to give up a seat.
+            async with asyncio.timeout(10):
+                await node.joining.start()
+            assert node.begun == []
+            assert "PRECONDITION_FAILED" in str(node.events.problem)
+            with pytest.raises(UnavailableError, match="PRECONDITION_FAILED"):
+                await node.events.publish(some("a"))
+            await channel.raw.exchange_delete(topology.events)
+            await node.all_begun.wait()
+            assert (await node.events.publish(some("a"))).first == 1
+        await channel.close()
 
 
 async def test_a_node_that_never_came_to_its_events_ends_without_them(rabbit: RabbitServer) -> None:

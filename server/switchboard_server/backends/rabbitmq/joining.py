@@ -10,7 +10,8 @@ from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.events import EventHub
 
 REACH_SECONDS = 5.0
-"""So long a hub that starts waits for a connection to RabbitMQ, before it serves without it."""
+"""So long a hub that starts waits for a connection to RabbitMQ, or for what is wrong with the log
+to pass, before it serves without it."""
 OPEN_SECONDS = 30.0
 """So long it waits for the log when there is one: another node may have to give up a seat first."""
 LOOK_SECONDS = 1.0
@@ -52,13 +53,24 @@ class Joining:
             await self._link.wait_connected(REACH_SECONDS)
         except UnavailableError:
             return
-        await asyncio.wait([self._task], timeout=OPEN_SECONDS)
+        await self._opened(self._task)
 
     async def close(self) -> None:
         """Ends it, whether it is done or not."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def _opened(self, joining: "asyncio.Task[None]") -> None:
+        """Waits until all is open, or something that is wrong with the log stays so."""
+        loop = asyncio.get_running_loop()
+        well = began = loop.time()
+        while loop.time() < min(began + OPEN_SECONDS, well + REACH_SECONDS):
+            done, _ = await asyncio.wait([joining], timeout=LOOK_SECONDS)
+            if done:
+                return
+            if self._log.problem is None:
+                well = loop.time()
 
     async def _join(self) -> None:
         opening = asyncio.create_task(self._events.open())

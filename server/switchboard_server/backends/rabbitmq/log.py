@@ -160,8 +160,8 @@ class ClusterLog:
         self._opened = False
         self._closing = False
         self._replaced = asyncio.Event()
-        self._away: str | None = "it has not been read yet"
-        self._problem: str | None = self._away
+        self._away: str | None = None
+        self._problem: str | None = None
         self._since = self._loop.time()
         self._tasks: list[asyncio.Task[None]] = []
         self._unwatch: Callable[[], None] = lambda: None
