@@ -291,6 +291,21 @@ async def test_a_node_that_cannot_reach_redis_comes_back_to_what_the_others_know
         await far.stop()
 
 
+async def test_a_redis_that_takes_no_writes_is_an_outage_for_as_long(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await a.register(1)
+    await cluster.agreed()
+    await a.run(a.link.call("CONFIG", "SET", "maxmemory", "1"))
+    await without(cluster)
+    assert b.serving == ["i1"]
+    with pytest.raises(UnavailableError, match="takes nothing now"):
+        await b.register(2)
+    await a.run(a.link.call("CONFIG", "SET", "maxmemory", "0"))
+    await until(lambda: all(node.registry.outage is None for node in cluster.living))
+    await b.register(2)
+    await cluster.agreed()
+
+
 async def test_a_node_that_was_cut_off_brings_nothing_back_that_was_removed(
     server: RedisServer, cluster: Cluster
 ) -> None:

@@ -137,9 +137,8 @@ class Follower:
         self._handler.reported(problem)
 
     def refusal_changed(self) -> None:
-        """See `LinkWatcher.refusal_changed`."""
-        if self._entered:
-            self._handler.reported(self._link.problem)
+        """See `LinkWatcher.refusal_changed`: sees now what Redis takes."""
+        self.wake()
 
     async def _run(self) -> None:
         while True:
@@ -180,7 +179,7 @@ class Follower:
         if not self._member:
             await self._join()
         if self._entered:
-            self._handler.reported(self._link.problem)
+            self._handler.reported(None)
 
     async def _stay(self) -> None:
         """Keeps up, until the link is lost, however soon it is back."""
