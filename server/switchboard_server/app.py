@@ -97,7 +97,7 @@ class Hub:
                 await keys.open()
                 stack.push_async_callback(keys.close)
             parts = await self._assemble(stack)
-            self._hub = parts.does.events
+            self._does = parts.does
             auth = settings.auth
             verifier = (
                 None
@@ -177,7 +177,8 @@ class Hub:
 
     def _report(self) -> HealthReport:
         statuses = self._grpc.health.statuses
-        stats = self._hub.stats()
+        events = self._does.events
+        stats = events.stats()
         return HealthReport(
             serving=all(statuses.values()),
             version=__version__,
@@ -186,12 +187,14 @@ class Hub:
                 name: "SERVING" if serving else "NOT_SERVING" for name, serving in statuses.items()
             },
             log={
-                "backend": self._hub.log.capabilities.name,
-                "problem": self._hub.problem,
+                "backend": events.log.capabilities.name,
+                "problem": events.problem,
                 "first_sequence": stats.first_sequence,
                 "last_sequence": stats.last_sequence,
                 "bytes": stats.log_bytes,
             },
+            realtime={"problem": self._does.realtime.problem},
+            registry={"problem": self._does.registry.problem},
         )
 
     async def _drain(self) -> None:

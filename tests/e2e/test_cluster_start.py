@@ -76,6 +76,9 @@ async def test_a_hub_starts_without_its_servers_and_serves_when_they_come(tmp_pa
             for service in (EVENTS, GROUPS, REALTIME, REGISTRY):
                 assert not await hubs.serves(0, service)
             assert await hubs.serves(0, "grpc.health.v1.Health")
+            _, body = await get(node.hub, "/health")
+            for part in ("realtime", "registry"):
+                assert f"Redis at 127.0.0.1:{redis.port}" in json.loads(body)[part]["problem"]
             for reason, text in await refused(hubs):
                 assert reason == "LOG_UNAVAILABLE", text
             await asyncio.to_thread(redis.start)

@@ -26,6 +26,8 @@ WELL = HealthReport(
     uptime_seconds=12.3456,
     services={"switchboard.v1.EventService": "SERVING"},
     log={"kind": "sqlite", "last_sequence": 7},
+    realtime={"problem": None},
+    registry={"problem": "not loaded"},
 )
 
 
@@ -118,6 +120,8 @@ async def test_health_is_an_overview_in_json(bridge: BridgeServer, hub: Hub) -> 
         "uptime_seconds": 12.346,
         "services": {"switchboard.v1.EventService": "SERVING"},
         "log": {"kind": "sqlite", "last_sequence": 7},
+        "realtime": {"problem": None},
+        "registry": {"problem": "not loaded"},
     }
 
 

@@ -62,6 +62,12 @@ class HealthReport:
     log: Mapping[str, object] = field(default_factory=dict)
     """State of the log, as JSON has it."""
 
+    realtime: Mapping[str, object] = field(default_factory=dict)
+    """State of connections and rooms, likewise."""
+
+    registry: Mapping[str, object] = field(default_factory=dict)
+    """State of the directory of services, likewise."""
+
     def to_json(self) -> dict[str, object]:
         """Returns what `/health` answers."""
         return {
@@ -70,6 +76,8 @@ class HealthReport:
             "uptime_seconds": round(self.uptime_seconds, 3),
             "services": dict(self.services),
             "log": dict(self.log),
+            "realtime": dict(self.realtime),
+            "registry": dict(self.registry),
         }
 
 
