@@ -8,6 +8,7 @@ from redis.exceptions import ResponseError
 
 from switchboard_server.backends.redis.link import LinkError, RedisLink
 from switchboard_server.backends.redis.scripts import Argument, Script
+from switchboard_server.backends.redis.session import plain
 from switchboard_server.core.errors import UnavailableError
 
 
@@ -92,7 +93,7 @@ async def answer(running: asyncio.Future[Any]) -> Any:
         if str(error).startswith("SWEPT"):
             raise SweptError from None
         # Out of memory, a script that somebody stopped: the server's word for it is the best.
-        raise LinkError(f"Redis refused: {error}") from error
+        raise LinkError(f"Redis refused: {plain(error)}") from error
 
 
 def unavailable(problem: str, *, sent: bool = False) -> UnavailableError:

@@ -76,11 +76,12 @@ class Membership:
         return self._tokens.get(connection, "")
 
     async def admit(self, connection: Connection) -> None:
-        """See `Neighbours.admit`; without Redis it is known to this node alone."""
+        """See `Neighbours.admit`; without Redis's help it is known to this node alone."""
         token = f"{self._desk.node}/{next(self._counter)}"
         self._tokens[connection] = token
         self._holders[token] = connection
-        if not self._desk.link.up:
+        if self._desk.link.problem is not None:
+            self._unsure = True
             return
         verdict = await self._desk.ask(self._admit, *self._card(connection))
         if verdict == b"denied":
@@ -178,7 +179,7 @@ class Membership:
             more = False
             if self._desk.link.up:
                 try:
-                    if self._unsure and not self._tasks:
+                    if self._unsure and not self._tasks and self._desk.link.problem is None:
                         self._state_anew()
                     more = await self._renewed(lease)
                 except LinkError as error:

@@ -325,9 +325,7 @@ class Session:
 
     def _see_refusal(self, error: ResponseError) -> None:
         if _refuses_writes(error):
-            # What follows names the script.
-            what = str(error).split(" script: ")[0].rstrip(". ")
-            self._refused(f"Redis at {self._address.text} takes no writes: {what}")
+            self._refused(f"Redis at {self._address.text} takes no writes: {plain(error)}")
 
     def _said(self, error: BaseException) -> str:
         """What went wrong, for people."""
@@ -336,6 +334,11 @@ class Session:
         else:
             what = str(error).rstrip(". ") or type(error).__name__
         return f"Redis at {self._address.text}: {what}"
+
+
+def plain(error: ResponseError) -> str:
+    """What Redis says, without the place in a script that it adds."""
+    return str(error).split(" script: ")[0].rstrip(". ")
 
 
 def _refuses_writes(error: ResponseError) -> bool:
