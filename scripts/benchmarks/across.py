@@ -1,9 +1,10 @@
 """P13: a message to WebSockets on two nodes of a cluster."""
 
 from scripts.benchmarks.plan import Plan
-from scripts.benchmarks.processes import Server, Stage, Worker, free_port
+from scripts.benchmarks.processes import Server, Stage, Worker
 from scripts.benchmarks.report import MICROSECONDS, MILLISECONDS, THOUSANDS_A_SECOND, Row
 from scripts.benchmarks.websocket_clients import TOGETHER
+from tests.support.servers import free_port
 
 _EACH = 1000
 # The clients are raw sockets that answer no pings.

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from scripts.benchmarks.plan import Plan
-from scripts.benchmarks.processes import Server, Stage, Worker, free_port
+from scripts.benchmarks.processes import Server, Stage, Worker
 from scripts.benchmarks.report import KILOBYTES, MICROSECONDS, THOUSANDS_A_SECOND, Row, Target
 from scripts.benchmarks.websocket_clients import TOGETHER
+from tests.support.servers import free_port
 
 _CONNECTIONS = 5000
 _IDLE = 10_000

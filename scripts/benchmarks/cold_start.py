@@ -3,8 +3,9 @@
 import asyncio
 
 from scripts.benchmarks.plan import Plan
-from scripts.benchmarks.processes import ROOT, Stage, free_port
+from scripts.benchmarks.processes import ROOT, Stage
 from scripts.benchmarks.report import MEGABYTES, SECONDS, Row, Target
+from tests.support.servers import free_port
 
 _SETTLE_SECONDS = 1.0
 

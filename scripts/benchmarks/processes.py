@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from tests.support.brokers import RabbitServer
+from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder."""
@@ -291,10 +291,3 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith(("SWITCHBOARD_", "JWT_"))
     }
     return {**inherited, **settings}
-
-
-def free_port() -> int:
-    """Finds a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
