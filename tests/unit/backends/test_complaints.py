@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from switchboard_server.backends.redis.complaints import Complaints
+from switchboard_server.backends.complaints import Complaints
 
 
 def test_each_trouble_is_told_at_once_and_again_every_half_minute(

@@ -12,6 +12,7 @@ from aiormq import spec
 from aiormq.exceptions import ConnectionClosed, InvalidFrameError
 from yarl import URL
 
+from switchboard_server.backends.complaints import Complaints
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.frames import Transport
 from switchboard_server.backends.rabbitmq.waiting import Backoff, answered, describe, unavailable
@@ -156,42 +157,40 @@ class Link:
             what: What it is, for the log.
             work: Sets up what it needs, and returns or raises UnavailableError when that has ended.
         """
-        backoff, told = Backoff(), ""
+        backoff = Backoff()
         loop = asyncio.get_running_loop()
+        complaints = Complaints(_logger, loop.time)
         while True:
             await self._up.wait()
             began = loop.time()
             try:
                 await work()
             except SwitchboardError as error:
-                if self.connected and error.message != told:
-                    told = error.message
-                    _logger.warning("%s: %s; trying again", what, error.message)
+                if self.connected:
+                    complaints.tell(f"{what}: {error.message}; trying again")
             except Exception:
                 _logger.exception("%s failed; trying again", what)
             if loop.time() - began > 5.0 or not self.connected:
                 # It did well, or what it failed by was the connection, which has waits of its own.
                 backoff.reset()
-                told = ""
+                complaints.end()
             await asyncio.sleep(backoff.next())
 
     async def _run(self) -> None:
         backoff = Backoff()
         place = random.randrange(len(self._urls))  # noqa: S311
-        told = ""
+        complaints = Complaints(_logger, asyncio.get_running_loop().time)
         try:
             while True:
                 url = self._urls[place % len(self._urls)]
                 try:
                     await self._connect(url)
                     backoff.reset()
-                    told = ""
+                    complaints.end()
                     await self._attend(url)
                 except UnavailableError as error:
                     self._problem = error.message
-                    if told != error.message:
-                        told = error.message
-                        _logger.warning("%s; trying again", error.message)
+                    complaints.tell(f"{error.message}; trying again")
                     place += 1
                 except Exception:
                     # What the driver may do beside what is known of it must not end this.

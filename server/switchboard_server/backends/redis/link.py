@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from switchboard_server.backends.complaints import Complaints
 from switchboard_server.backends.redis.addresses import Address, parse_addresses
-from switchboard_server.backends.redis.complaints import Complaints
 from switchboard_server.backends.redis.scripts import Argument, Script
 from switchboard_server.backends.redis.session import LinkError, Session
 
