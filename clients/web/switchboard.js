@@ -163,7 +163,7 @@
  * @property {string} [clientId] Name of the connection; default: the hub makes one, which is kept from then on.
  * @property {string} [user] Whose connection it is, on a hub that asks for no token.
  * @property {TokenSource} [token] Token, or a function that gets one. The function is called for each connection, and a minute before the token in use
- *   expires; its result is sent on the live connection then.
+ *   expires, or halfway where less than two are left; its result is sent on the live connection then.
  * @property {"wait" | "reject"} [offline] What calls do while there is no connection: wait for one, as long as `timeoutMs` (default), or
  *   fail at once with NOT_CONNECTED.
  * @property {number} [maxWaiting] How many calls may wait, for a connection or, where they come faster than the hub takes them, for their

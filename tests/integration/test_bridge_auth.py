@@ -105,6 +105,18 @@ async def test_a_token_that_expires_ends_the_connection_after_a_warning() -> Non
         assert await client.closed() == (4002, "TOKEN_EXPIRED")
 
 
+async def test_tokens_that_live_no_longer_than_the_warning_are_not_asked_for_without_end() -> None:
+    tokens = {
+        name: principal("ann", "rooms.join", expires_at=time.time() + 30) for name in ("one", "two")
+    }
+    async with bridge(tokens=tokens) as hub, hub.member(query="?token=one") as client:
+        for _ in range(2):
+            await client.send("refresh", {"token": "two"}, id="new")
+            assert (await client.read())["type"] == "ack"
+            await client.send("heartbeat")
+            assert (await client.read())["type"] == "heartbeat"
+
+
 async def test_a_new_token_keeps_the_connection_and_changes_what_it_may() -> None:
     tokens = {
         "short": principal("ann", "rooms.join", expires_at=time.time() + 0.4),

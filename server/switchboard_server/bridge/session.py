@@ -39,7 +39,8 @@ AUTH_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 """How long a client has to take the end of the connection."""
 EXPIRY_NOTICE_SECONDS = 60.0
-"""How long before its token expires a client is told."""
+"""How long before its token expires a client is told; where less than twice as long is left, halfway:
+told at once, a client whose tokens live no longer than this would get one after the other."""
 MAX_CONCURRENT = 32
 """Frames of one connection that are worked on at the same time."""
 MAX_CALLS = 128
@@ -446,7 +447,7 @@ class Session:
         if principal.expires_at is None:
             return
         left = principal.expires_at - time.time()
-        notice = left - EXPIRY_NOTICE_SECONDS
+        notice = max(left - EXPIRY_NOTICE_SECONDS, left / 2)
         self._timers = (
             self._loop.call_later(max(0.0, notice), self._warn_of_expiry, principal.expires_at),
             self._loop.call_later(max(0.0, left), self._expire),
