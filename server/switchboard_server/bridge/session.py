@@ -39,8 +39,8 @@ AUTH_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 """How long a client has to take the end of the connection."""
 EXPIRY_NOTICE_SECONDS = 60.0
-"""How long before its token expires a client is told; where less than twice as long is left, halfway:
-told at once, a client whose tokens live no longer than this would get one after the other."""
+"""How long before its token expires a client is told; where less than twice as long is left,
+halfway: told at once, a client whose tokens live no longer would get one after the other."""
 MAX_CONCURRENT = 32
 """Frames of one connection that are worked on at the same time."""
 MAX_CALLS = 128
