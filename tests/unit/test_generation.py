@@ -105,6 +105,7 @@ def test_a_wheel_carries_the_generated_code_and_asks_for_grpcio_and_protobuf_onl
         "switchboard/v1/event_service_pb2_grpc.py",
         "switchboard/v1/event_service_pb2_grpc.pyi",
         "switchboard_server/__init__.py",
+        "switchboard_server/backends/redis/lua/realtime/send.lua",
         "switchboard_server/py.typed",
     }
     assert requirements is not None

@@ -6,5 +6,5 @@ Only modules of this package import redis.
 
 For realtime, `neighbours` is the whole: it keeps what Redis knows of this node's connections as it
 is (`membership`), takes messages as they arrive (`lines`, `frames`), asks other nodes (`elsewhere`)
-and tells who is there (`census`); each runs scripts (`realtime_lua`, `census_lua`) at the `desk`.
+and tells who is there (`census`); each runs scripts (`realtime_scripts`) at the `desk`.
 """

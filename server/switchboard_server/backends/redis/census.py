@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from switchboard_server.backends.redis import census_lua as lua
 from switchboard_server.backends.redis import frames
+from switchboard_server.backends.redis import realtime_scripts as scripts
 from switchboard_server.backends.redis.desk import Desk, texts
 from switchboard_server.backends.redis.elsewhere import RedisElsewhere
 from switchboard_server.core.realtime.floor import Floor
@@ -33,10 +33,10 @@ class RedisCensus:
         self._desk = desk
         self._elsewhere = elsewhere
         script = desk.link.script
-        self._room_names, self._rooms = script(lua.ROOM_NAMES), script(lua.ROOMS)
-        self._members, self._connections = script(lua.MEMBERS), script(lua.CONNECTIONS)
-        self._user_names, self._users = script(lua.USER_NAMES), script(lua.USERS)
-        self._after, self._latest = script(lua.AFTER), script(lua.LATEST)
+        self._room_names, self._rooms = script(scripts.ROOM_NAMES), script(scripts.ROOMS)
+        self._members, self._connections = script(scripts.MEMBERS), script(scripts.CONNECTIONS)
+        self._user_names, self._users = script(scripts.USER_NAMES), script(scripts.USERS)
+        self._after, self._latest = script(scripts.AFTER), script(scripts.LATEST)
 
     async def room_names(self, after: str, prefix: str) -> AsyncIterator[str]:
         """See `Census.room_names`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from switchboard_server.backends.redis import census_lua as lua
+from switchboard_server.backends.redis import realtime_scripts as scripts
 from switchboard_server.backends.redis.desk import Desk, unavailable
 from switchboard_server.backends.redis.frames import packed
 from switchboard_server.backends.redis.link import LinkError
@@ -44,8 +44,8 @@ class RedisElsewhere:
         self._floor = floor
         self._desk = desk
         self._token = token
-        self._find = desk.link.script(lua.FIND)
-        self._hosts = desk.link.script(lua.HOSTS)
+        self._find = desk.link.script(scripts.FIND)
+        self._hosts = desk.link.script(scripts.HOSTS)
         self._run = secrets.token_hex(4)
         self._numbers = count(1)
         self._open: dict[str, asyncio.Future[Any]] = {}

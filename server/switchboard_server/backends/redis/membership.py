@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from switchboard_server.backends.redis import realtime_lua as lua
+from switchboard_server.backends.redis import realtime_scripts as scripts
 from switchboard_server.backends.redis.desk import Desk, SweptError, answer
 from switchboard_server.backends.redis.link import LinkError
 from switchboard_server.backends.redis.scripts import Argument
@@ -54,9 +54,13 @@ class Membership:
         self._desk = desk
         self._restated = restated
         script = desk.link.script
-        self._begin, self._renew, self._end = map(script, (lua.BEGIN, lua.RENEW, lua.END))
-        self._admit, self._restate, self._part = map(script, (lua.ADMIT, lua.RESTATE, lua.PART))
-        self._enter, self._leave = map(script, (lua.ENTER, lua.LEAVE))
+        self._begin, self._renew, self._end = map(
+            script, (scripts.BEGIN, scripts.RENEW, scripts.END)
+        )
+        self._admit, self._restate, self._part = map(
+            script, (scripts.ADMIT, scripts.RESTATE, scripts.PART)
+        )
+        self._enter, self._leave = map(script, (scripts.ENTER, scripts.LEAVE))
         self._tokens: dict[Connection, str] = {}
         self._holders: dict[str, Connection] = {}
         # Who is about to stand where: how often, and since when, watching, and with what history.
@@ -107,7 +111,7 @@ class Membership:
         """Has a connection stand in a room.
 
         Returns:
-            As of `realtime_lua.ENTER`.
+            As of `lua/realtime/enter.lua`.
 
         Raises:
             LinkError: Redis did not do it, or nobody knows.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from switchboard_server.backends.redis import frames
-from switchboard_server.backends.redis import realtime_lua as lua
+from switchboard_server.backends.redis import realtime_scripts as scripts
 from switchboard_server.backends.redis.census import RedisCensus
 from switchboard_server.backends.redis.desk import Desk, SweptError, answer, unavailable
 from switchboard_server.backends.redis.elsewhere import RedisElsewhere
@@ -62,9 +62,9 @@ class RedisNeighbours:
         self._history_bytes = history_bytes
         self._desk = desk = Desk(link, node, clock)
         self._membership = Membership(floor, desk, self._restated)
-        self._lines = Lines(floor, desk, link.script(lua.CATCH_UP))
+        self._lines = Lines(floor, desk, link.script(scripts.CATCH_UP))
         self._elsewhere = RedisElsewhere(floor, desk, self._membership.token)
-        self._send = link.script(lua.SEND)
+        self._send = link.script(scripts.SEND)
         self._renewing: asyncio.Task[None] | None = None
         # What is heard of rooms while somebody is about to stand there, for each who is.
         self._heard_of: dict[str, dict[object, list[Move]]] = {}
