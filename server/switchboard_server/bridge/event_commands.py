@@ -43,10 +43,8 @@ async def publish(client: Client, frame: Frame) -> dict[str, Any]:
 
 async def _publish_batch(client: Client, frame: Frame) -> dict[str, Any]:
     request = from_json(frame.data, event_service_pb2.PublishBatchRequest)
-    if not request.events:
-        raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
     principal = client.principal
-    drafts = decode_events(request, request.SerializeToString(), principal.subject)
+    drafts, _ = decode_events(type(request), request.SerializeToString(), principal.subject)
     outcome = await client.hub.events.publish(drafts, principal)
     results = encode.publish_results(drafts, outcome, client.hub.events.log.log_id)
     return to_full_json(event_service_pb2.PublishBatchResponse(results=results))

@@ -183,9 +183,9 @@ class Publisher:
             or route_problem(drafts.routes)
         ):
             self._refuse_routes(drafts, principal)
-        if max(map(len, drafts.bodies)) > limit:
-            for index, body in enumerate(drafts.bodies):
-                if problem := size_problem(len(body), limit):
+        if max(drafts.lengths) > limit:
+            for index, length in enumerate(drafts.lengths):
+                if problem := size_problem(length, limit):
                     refused.setdefault(index, problem)
         if drafts.ids is not None or drafts.extras:
             self._refuse_rare(drafts)

@@ -70,6 +70,7 @@ class Drafts:
     extras: dict[int, Extra] = field(default_factory=dict)
     refused: dict[int, SwitchboardError] = field(default_factory=dict)
     publisher: str = ""
+    _lengths: list[int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """How many events these are."""
@@ -83,9 +84,16 @@ class Drafts:
         """Every route that occurs, once."""
         return (self.routes,) if isinstance(self.routes, Route) else dict.fromkeys(self.routes)
 
+    @property
+    def lengths(self) -> list[int]:
+        """How many bytes each body has; bodies do not change any more once this was asked for."""
+        if self._lengths is None:
+            self._lengths = list(map(len, self.bodies))
+        return self._lengths
+
     def size(self) -> int:
         """Bytes of all bodies."""
-        return sum(map(len, self.bodies))
+        return sum(self.lengths)
 
     def select(self, indexes: Sequence[int]) -> Drafts:
         """The events at some indexes, as drafts of their own."""

@@ -8,7 +8,6 @@ from switchboard_server.core.errors import (
     InvalidArgumentError,
     SwitchboardError,
     UnavailableError,
-    invalid_field,
 )
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.groups.serving import Groups, MemberStream
@@ -77,11 +76,8 @@ class EventServicer:
 
     async def PublishBatch(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
-        request = parse(event_service_pb2.PublishBatchRequest, raw)
-        if not request.events:
-            raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
         principal = caller.get()
-        drafts = decode_events(request, raw, principal.subject)
+        drafts, _ = decode_events(event_service_pb2.PublishBatchRequest, raw, principal.subject)
         outcome = await self._hub.publish(drafts, principal)
         return event_service_pb2.PublishBatchResponse(
             results=encode.publish_results(drafts, outcome, self._hub.log.log_id)

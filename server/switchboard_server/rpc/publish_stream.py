@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from switchboard.v1 import event_service_pb2
-from switchboard_server.core.errors import SwitchboardError, invalid_field
+from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.ports import Lane
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts
 from switchboard_server.rpc.endpoints import Context
-from switchboard_server.wire.decode import decode_events, parse
+from switchboard_server.wire.decode import decode_events
 from switchboard_server.wire.encode import publish_ack
 
 MAX_UNANSWERED_BYTES = 8 * 1024 * 1024
@@ -103,10 +103,9 @@ class PublishPipeline:
             if self._ended is not None:
                 return
             await self._hub.room(self._principal)
-            request = parse(event_service_pb2.PublishStreamRequest, raw)
-            if not request.events:
-                raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
-            drafts = decode_events(request, raw, self._principal.subject)
+            drafts, request_id = decode_events(
+                event_service_pb2.PublishStreamRequest, raw, self._principal.subject
+            )
             # gRPC hands over each request in a turn of its own, so the one before has begun by now.
             if self._lane.held and outcome is not None:
                 await asyncio.wait([outcome])
@@ -114,7 +113,7 @@ class PublishPipeline:
                 self._hub.publish(drafts, self._principal, waited=True, lane=self._lane)
             )
             outcome.add_done_callback(self._notice)
-            self._unanswered.append(_Request(request.request_id, drafts, len(raw), outcome))
+            self._unanswered.append(_Request(request_id, drafts, len(raw), outcome))
             self._bytes += len(raw)
             while (
                 self._bytes > MAX_UNANSWERED_BYTES

@@ -81,8 +81,7 @@ def _heads(stamped: int) -> tuple[list[bytes], list[int]]:
     return heads, [len(head) + length + stamped for length, head in enumerate(heads)]
 
 
-def _measure(bodies: list[bytes], stamped: int) -> tuple[list[bytes], list[int]]:
-    lengths = list(map(len, bodies))
+def _measure(lengths: list[int], stamped: int) -> tuple[list[bytes], list[int]]:
     if max(lengths) < _TABLED:
         heads, sizes = _heads(stamped)
         return list(map(heads.__getitem__, lengths)), list(map(sizes.__getitem__, lengths))
@@ -119,10 +118,13 @@ class DeliveryCodec:
         done = 0
         while done < len(drafts):
             sequence = first_sequence + done
-            low = sequence % _BLOCK
-            part = drafts.bodies[done : done + _BLOCK - low]
-            self._encode_block(part, sequence, common, pieces, sizes)
-            done += len(part)
+            part = slice(done, done + _BLOCK - sequence % _BLOCK)
+            made, measured = self._encode_block(
+                drafts.bodies[part], drafts.lengths[part], sequence, common
+            )
+            pieces += made
+            sizes += measured
+            done += len(measured)
         return pieces, sizes
 
     def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
@@ -154,24 +156,22 @@ class DeliveryCodec:
     def _encode_block(
         self,
         bodies: list[bytes],
+        lengths: list[int],
         sequence: int,
         common: bytes,
-        pieces: list[bytes],
-        sizes: list[int],
-    ) -> None:
+    ) -> tuple[list[bytes], list[int]]:
         """Encodes events of one aligned block of sequences, to whom the hub gives ids."""
         count = len(bodies)
         given = assigned_id(self.log_id, sequence).encode()
         constant = varint(sequence >> 14) + common + _FIELD_1 + varint(len(given)) + given[:-3]
-        heads, lengths = _measure(bodies, len(_LOW[0]) + len(constant) + 3)
+        heads, measured = _measure(lengths, len(_LOW[0]) + len(constant) + 3)
         part = [b""] * (5 * count)
         part[0::5] = heads
         part[1::5] = bodies
         part[2::5] = _LOW[sequence % len(_LOW) : sequence % len(_LOW) + count]
         part[3::5] = [constant] * count
         part[4::5] = _HEX[sequence % _BLOCK : sequence % _BLOCK + count]
-        pieces += part
-        sizes += lengths
+        return part, measured
 
     def _encode_with_ids(
         self, drafts: Drafts, ids: list[str], first_sequence: int, common: bytes

@@ -123,27 +123,47 @@ def decode_event(event: event_pb2.Event, publisher: str) -> Drafts:
 
 
 def decode_events(
-    request: event_service_pb2.PublishBatchRequest | event_service_pb2.PublishStreamRequest,
+    request: type[event_service_pb2.PublishBatchRequest | event_service_pb2.PublishStreamRequest],
     raw: bytes,
     publisher: str,
-) -> Drafts:
-    """Drafts of a request's events.
+) -> tuple[Drafts, int]:
+    """Drafts of a request's events, and its `request_id`, if it has one.
 
     Args:
-        request: The request, with at least one event. May be changed.
+        request: Its type.
         raw: Its bytes, in which the events are field 1.
         publisher: Subject of the caller.
 
     Raises:
-        InvalidArgumentError: There are too many, or one nests too deep to be delivered.
+        InvalidArgumentError: The bytes are no such request, it has no event, it has too many, or
+            one nests too deep to be delivered.
     """
-    if len(request.events) > MAX_EVENTS:
-        raise too_large("events", len(request.events), MAX_EVENTS, "entries")
-    bodies: list[bytes] = list(_seen_through(_BODIES, raw).events)
-    if (route := uniform_route(bodies, request.events[0])) is not None:
-        return Drafts(bodies, route, publisher=publisher)
-    parse_events(type(request), raw)
-    events = request.events
+    try:
+        seen: Any = _BODIES.FromString(raw)
+        bodies: list[bytes] = list(seen.events)
+        first = event_pb2.Event.FromString(bodies[0] if bodies else b"")
+    except DecodeError:
+        parse(request, raw)  # Says of what they are no bytes.
+        raise
+    drafts = Drafts(bodies, [], publisher=publisher)
+    if not bodies:
+        raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
+    if len(bodies) > MAX_EVENTS:
+        raise too_large("events", len(bodies), MAX_EVENTS, "entries")
+    if not first.HasField("binary"):
+        parse(request, raw)  # Text has to be text.
+    route = uniform_route(bodies, drafts.lengths, first)
+    if route is not None:
+        drafts.routes = route
+    else:
+        drafts = _decode_different(parse_events(request, raw).events, bodies, raw, publisher)
+    return drafts, seen.request_id
+
+
+def _decode_different(
+    events: Sequence[event_pb2.Event], bodies: list[bytes], raw: bytes, publisher: str
+) -> Drafts:
+    """Drafts of events that differ in more than their payloads."""
     seen = _seen_through(_HEADERS, raw)
     count = len(bodies)
     headers, first = seen.SerializeToString(), seen.events[0].SerializeToString()
@@ -286,11 +306,17 @@ def _view(fields: Sequence[str]) -> type[Message]:
 
 
 def _bodies_view() -> type[Message]:
-    """A message `{ repeated bytes events = 1 }`: on the wire, messages look like bytes."""
+    """A request that publishes, its events as bytes, as which they look on the wire."""
     file = descriptor_pb2.FileDescriptorProto(
         name="bodies.proto", package="switchboard.v1", syntax="proto3"
     )
     _add_batch(file, descriptor_pb2.FieldDescriptorProto.TYPE_BYTES)
+    file.message_type[0].field.add(
+        name="request_id",
+        number=2,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_UINT64,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+    )
     return _message_class(file)
 
 

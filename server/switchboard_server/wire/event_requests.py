@@ -75,7 +75,9 @@ def decode_publish(request: event_service_pb2.PublishRequest, publisher: str) ->
     if not request.HasField("event"):
         raise invalid_field("event", "is required", reason="FIELD_MISSING")
     drafts = decode_event(request.event, publisher)
-    uniform_route(drafts.bodies, request.event)  # So that the next one like it is known.
+    uniform_route(
+        drafts.bodies, drafts.lengths, request.event
+    )  # So that the next one like it is known.
     return drafts
 
 

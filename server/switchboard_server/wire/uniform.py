@@ -89,11 +89,14 @@ def _type_of(body: bytes) -> bytes:
     return body[: 2 + body[1]]
 
 
-def uniform_route(bodies: Sequence[bytes], first: event_pb2.Event) -> Route | None:
+def uniform_route(
+    bodies: Sequence[bytes], lengths: Sequence[int], first: event_pb2.Event
+) -> Route | None:
     """The route that all events of a request have and nothing else but a payload.
 
     Args:
-        bodies: The bytes of each event, which are known to be valid events.
+        bodies: The bytes of each event. What is to be text is known to be.
+        lengths: How many these are.
         first: The first of them, parsed.
 
     Returns:
@@ -118,5 +121,5 @@ def uniform_route(bodies: Sequence[bytes], first: event_pb2.Event) -> Route | No
         beginnings = _shapes[route, tag] = _Beginnings(header.SerializeToString() + tag)
     if len(bodies) == 1:
         _by_type[_type_of(bodies[0])] = route, tag, beginnings
-    alike = map(bytes.startswith, bodies, map(beginnings.__getitem__, map(len, bodies)))
+    alike = map(bytes.startswith, bodies, map(beginnings.__getitem__, lengths))
     return route if all(alike) else None

@@ -73,8 +73,7 @@ def _requested(frame: frames.Frame) -> None:
         return
     if frame.type == "publish" and "events" in data:
         batch = from_json(data, event_service_pb2.PublishBatchRequest)
-        if batch.events:
-            decode_events(batch, batch.SerializeToString(), "me")
+        decode_events(type(batch), batch.SerializeToString(), "me")
         return
     request: Any = from_json({"event": data} if frame.type == "publish" else data, expected)
     # What was taken can be sent on, read, and shown again.

@@ -1,6 +1,7 @@
 """Requests whose events are alike are recognised, and no others."""
 
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from switchboard.v1 import event_pb2, event_service_pb2
@@ -22,7 +23,11 @@ def event(payload: bytes | str = b"x", **fields: object) -> event_pb2.Event:
 
 
 def route_of(events: list[event_pb2.Event]) -> Route | None:
-    return uniform_route([each.SerializeToString() for each in events], events[0])
+    return of_bytes([each.SerializeToString() for each in events], events[0])
+
+
+def of_bytes(bodies: list[bytes], first: event_pb2.Event) -> Route | None:
+    return uniform_route(bodies, [len(body) for body in bodies], first)
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=20))
@@ -49,10 +54,10 @@ def test_an_event_with_anything_else_is_told_apart() -> None:
 
 def test_a_field_after_the_payload_cannot_hide_in_it() -> None:
     hidden = event(b"x" * 10).SerializeToString() + b"\x12\x05other"
-    assert uniform_route([event().SerializeToString(), hidden], event()) is None
+    assert of_bytes([event().SerializeToString(), hidden], event()) is None
     # One byte of payload less than the length says would need the next field to be payload.
     shifted = event(b"x" * 3).SerializeToString()[:-1] + b"\x12\x00"
-    assert uniform_route([event().SerializeToString(), shifted], event()) is None
+    assert of_bytes([event().SerializeToString(), shifted], event()) is None
 
 
 def test_what_nests_is_left_to_be_looked_at() -> None:
@@ -68,19 +73,15 @@ def test_whatever_is_recognised_parses_to_that_route(data: st.DataObject) -> Non
     place = data.draw(st.integers(0, len(plain[at]) - 1))
     changed = bytearray(plain[at])
     changed[place] = data.draw(st.integers(0, 255))
-    try:
-        parsed = event_pb2.Event.FromString(bytes(changed))
-    except Exception:
-        return
     plain[at] = bytes(changed)
-    if uniform_route(plain, event_pb2.Event.FromString(plain[0])) is not None:
+    try:
         first = event_pb2.Event.FromString(plain[0])
-        assert (parsed.type, parsed.source_service) == (first.type, first.source_service)
-        cleared = event_pb2.Event()
-        cleared.CopyFrom(parsed)
-        cleared.ClearField("payload")
-        expected = event_pb2.Event(type=first.type, source_service=first.source_service)
-        assert cleared == expected
+    except DecodeError:
+        assume(False)
+    if of_bytes(plain, first) is not None:
+        parsed = event_pb2.Event.FromString(plain[at])
+        parsed.ClearField("payload")
+        assert parsed == event_pb2.Event(type=first.type, source_service=first.source_service)
 
 
 def request_of(one: event_pb2.Event) -> bytes:
