@@ -10,6 +10,7 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.cluster.groups import SpreadGroups
 from switchboard_server.core.events import EventHub, Limits
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits
+from switchboard_server.core.principal import HUB
 from switchboard_server.core.publishing import PublishLimits
 from switchboard_server.core.realtime.hub import RealtimeHub, RealtimeLimits
 from switchboard_server.core.realtime.outbox import OutboxLimits
@@ -95,7 +96,7 @@ def announcing(events: EventHub) -> Publish:
     """Has changes of the directory published as events."""
 
     async def publish(changes: Sequence[Change]) -> None:
-        await events.publish(registry_events(changes))
+        await events.publish(registry_events(changes), HUB)
 
     return publish
 

@@ -100,3 +100,5 @@ class Principal:
 
 ANONYMOUS = Principal("", PERMISSIONS)
 """The caller where no key is configured: nobody in particular, and may do everything."""
+HUB = Principal("", PERMISSIONS)
+"""The hub itself, which alone publishes events of its own."""

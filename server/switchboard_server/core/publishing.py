@@ -16,10 +16,12 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.filters import Route
 from switchboard_server.core.idempotency import SCHEDULED, IdempotencyWindow, Key
 from switchboard_server.core.ports import Appended, EventLog, Lane, RecentId
-from switchboard_server.core.principal import Principal
+from switchboard_server.core.principal import HUB, Principal
 from switchboard_server.core.quotas import Rates
 from switchboard_server.core.records import Batch, Drafts
 from switchboard_server.core.validation import (
+    HUB_SOURCE,
+    RESERVED_SOURCE,
     extra_problem,
     name_problem,
     route_problem,
@@ -180,6 +182,7 @@ class Publisher:
         if (
             not isinstance(drafts.routes, Route)
             or principal.scoped("events.publish")
+            or drafts.routes.source_service == HUB_SOURCE
             or route_problem(drafts.routes)
         ):
             self._refuse_routes(drafts, principal)
@@ -206,7 +209,7 @@ class Publisher:
         bad: dict[object, SwitchboardError] = {
             route: problem
             for route in drafts.distinct_routes()
-            if (problem := route_problem(route) or _out_of_scope(principal, route.type))
+            if (problem := route_problem(route) or _not_allowed(principal, route))
         }
         for index in range(len(drafts)) if bad else ():
             if drafts.route(index) in bad:
@@ -366,11 +369,13 @@ class _Sorting:
         return [self.begun.get(index) for index in indexes]
 
 
-def _out_of_scope(principal: Principal, name: str) -> PermissionDeniedError | None:
+def _not_allowed(principal: Principal, route: Route) -> SwitchboardError | None:
+    if route.source_service == HUB_SOURCE and principal is not HUB:
+        return RESERVED_SOURCE
     if not principal.scoped("events.publish"):
         return None
     try:
-        principal.require("events.publish", name)
+        principal.require("events.publish", route.type)
     except PermissionDeniedError as error:
         return error
     return None

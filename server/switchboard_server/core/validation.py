@@ -16,6 +16,14 @@ PRIORITIES = (1, 2, 3, 4)
 """Low, normal, high, critical."""
 NORMAL_PRIORITY = 2
 """What an event has that names no priority."""
+HUB_SOURCE = "switchboard"
+"""`source_service` of the hub's own events."""
+
+RESERVED_SOURCE = invalid_field(
+    "source_service",
+    f"{HUB_SOURCE!r} is the hub's own, who publishes its events; name the service that publishes",
+)
+"""Why nobody else may say that an event is the hub's."""
 
 
 def route_problem(route: Route) -> InvalidArgumentError | None:

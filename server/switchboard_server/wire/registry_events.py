@@ -8,14 +8,12 @@ from switchboard.v1 import event_pb2
 from switchboard_server.core.filters import Route
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.registry.model import Change
-from switchboard_server.core.validation import NORMAL_PRIORITY
+from switchboard_server.core.validation import HUB_SOURCE, NORMAL_PRIORITY
 
-SOURCE = "switchboard"
-"""`source_service` of the hub's own events."""
 TYPE = "system_event"
 """`type` of the hub's own events."""
 
-_ROUTE = Route(TYPE, SOURCE, "", NORMAL_PRIORITY)
+_ROUTE = Route(TYPE, HUB_SOURCE, "", NORMAL_PRIORITY)
 
 
 def registry_events(changes: Sequence[Change]) -> Drafts:
@@ -32,7 +30,7 @@ def registry_events(changes: Sequence[Change]) -> Drafts:
         event = event_pb2.Event(
             id=f"registry-{change.revision}",
             type=TYPE,
-            source_service=SOURCE,
+            source_service=HUB_SOURCE,
             attributes=attributes,
             content_type="application/json",
             data=_data(change, attributes),

@@ -17,10 +17,14 @@ from switchboard_server.core.errors import (
     invalid_field,
 )
 from switchboard_server.core.ports import Appended, Lane, RecentId
-from switchboard_server.core.principal import ANONYMOUS, Principal
+from switchboard_server.core.principal import ANONYMOUS, HUB, Principal
 from switchboard_server.core.publishing import Published, Publisher, PublishLimits
 from switchboard_server.core.records import Drafts, Extra, build_batches
-from switchboard_server.core.validation import MAX_DELIVER_AHEAD_NS
+from switchboard_server.core.validation import (
+    HUB_SOURCE,
+    MAX_DELIVER_AHEAD_NS,
+    RESERVED_SOURCE,
+)
 from tests.support.events import PlainCodec, a_route, bodies, numbered, some
 from tests.support.logs import ScriptedLog, memory_hub
 from tests.support.loop import EPOCH_NS, manual_loop, passing, run, turns
@@ -162,6 +166,20 @@ async def test_events_out_of_the_callers_scope_are_refused_one_by_one() -> None:
     assert error.metadata == {"permission": "events.publish", "resource": "user.login"}
     assert door.appended() == [[b"a", b"c"]]
     assert door.publisher.refused == {"PERMISSION_DENIED": 1}
+
+
+@pytest.mark.parametrize("principal", [ANONYMOUS, Principal("shop", ["events.publish"])])
+async def test_nobody_publishes_as_the_hub_but_the_hub(principal: Principal) -> None:
+    door = Door()
+    routes = [a_route("system_event", HUB_SOURCE), a_route("system_event", "shop")]
+    call = await door.publish(some("a", "b", routes=routes), principal)
+    await door.accept()
+    assert call.result().refused == {0: RESERVED_SOURCE}
+    alone = await door.publish(some("c", routes=routes[0]), principal)
+    assert alone.result().refused == {0: RESERVED_SOURCE}
+    await door.publish(some("d", routes=routes[0]), HUB)
+    await door.accept()
+    assert door.appended() == [[b"b"], [b"d"]]
 
 
 async def test_publishing_again_returns_the_first_result_and_stores_nothing() -> None:
