@@ -4,11 +4,17 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
 from switchboard_server.bridge import http
 from tests.integration.bridge import BridgeClient, Running, bridge, settled
+
+HANDSHAKE = (
+    b"GET /ws/flood HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -175,13 +181,45 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(hub: Running) -> Non
     assert hub.metrics.closed == {"1006": 1}
 
 
+@pytest.mark.parametrize("frame", [b"\x89\x80\x00\x00\x00\x00", b"\x8a\x80\x00\x00\x00\x00"])
+async def test_pings_and_pongs_beyond_the_rate_end_the_connection_and_are_not_looked_at(
+    hub: Running, frame: bytes
+) -> None:
+    async with hub.member() as client:
+        client.socket.transport.write(frame * 20_000)
+        answers = 0
+
+        def count(_data: bytes) -> None:
+            nonlocal answers
+            answers += 1
+
+        client.socket.acknowledge_pings = count  # type: ignore[method-assign,assignment]
+        sent, end = await client.rest()
+        assert [each["reason"] for each in sent] == ["RATE_LIMITED"]
+        assert end == (4505, "RATE_LIMITED")
+        assert answers < 1000
+    await settled(lambda: hub.metrics.closed == {"4505": 1})
+    assert hub.metrics.errors == {"RATE_LIMITED": 1}
+
+
+async def test_pings_with_the_handshake_are_not_looked_at_either() -> None:
+    async with bridge() as hub, hub.member() as other:
+        reader, writer = await asyncio.open_connection("127.0.0.1", hub.server.port)
+        writer.write(HANDSHAKE + b"\x89\x80\x00\x00\x00\x00" * 20_000)
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                while await reader.read(65_536):
+                    pass
+        await settled(lambda: len(hub.server.connections) == 1)
+        assert (await other.ask("heartbeat"))["type"] == "heartbeat"
+        writer.close()
+
+
 async def test_pings_whose_answers_are_not_read_fill_no_memory() -> None:
     ping = b"\x89\xfd\x00\x00\x00\x00" + b"x" * 125
-    async with bridge() as hub, hub.member() as other:
+    async with bridge(frames_per_second=1_000_000) as hub, hub.member() as other:
         reader, writer = await asyncio.open_connection("127.0.0.1", hub.server.port, limit=1024)
-        key = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        key += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-        writer.write(f"GET /ws/flood HTTP/1.1\r\nHost: 127.0.0.1\r\n{key}\r\n".encode())
+        writer.write(HANDSHAKE)
         await reader.readuntil(b"\r\n\r\n")
 
         async def flood() -> None:

@@ -24,8 +24,11 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import State
+from websockets.protocol import Event, State
+
+from switchboard_server.bridge.rates import TokenBucket
 
 PING = b"\x89\x00"
 """A ping without content."""
@@ -33,6 +36,10 @@ PING = b"\x89\x00"
 _OTHER_METHODS = frozenset({b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"})
 _LONGEST_METHOD = max(map(len, _OTHER_METHODS))
 _OPEN = State.OPEN
+_CONTROL = (Opcode.PING, Opcode.PONG)
+_BITE_BYTES = 4096
+"""How much of what came is looked at before looking whether it is too much: a read brings up to
+256 KB, which hold 40 thousand pings."""
 _NOBODY_WATCHES = bytearray(1)
 _NO_REQUEST = Request("", Headers())
 _NO_RESPONSE = Response(HTTPStatus.SWITCHING_PROTOCOLS, "", Headers())
@@ -46,6 +53,8 @@ class BridgeConnection(ServerConnection):
         heard: When anything last came, by the loop's clock.
         on_writable: Is called when the write buffer has room again.
         on_lost: Is called when the connection is gone.
+        on_flood: Is called when the client sends so many pings and pongs that nothing more of it is
+            looked at.
         socket: Its file descriptor, for writing past the transport; -1: there must be none such.
     """
 
@@ -58,6 +67,9 @@ class BridgeConnection(ServerConnection):
     on_unasked: Callable[["BridgeConnection"], None]
     """Is called when a connection is gone that never sent a request; set by `connection_class`."""
 
+    control_rate: int
+    """How many pings and pongs a second are a client's right; set by `connection_class`."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start = b""
@@ -67,6 +79,9 @@ class BridgeConnection(ServerConnection):
         self.made = self.heard = self.loop.time()
         self.on_writable: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_flood: Callable[[], None] | None = None
+        self._controls = TokenBucket(self.control_rate, self.made)
+        self._flooded = False
 
     @property
     def open(self) -> bool:
@@ -146,12 +161,32 @@ class BridgeConnection(ServerConnection):
         self.heard = self.loop.time()
         if self.request is None and len(self._start) <= _LONGEST_METHOD:
             self._start += data[: _LONGEST_METHOD + 1]
-        super().data_received(data)
+        for start in range(0, len(data), _BITE_BYTES):
+            if self._flooded:
+                return
+            super().data_received(data[start : start + _BITE_BYTES])
         if self.paused and not self._deaf and not self.transport.is_closing():
             # Pings are answered as they come. A client that sends them and reads no answer would
             # have them fill the memory, so it is not read either until it reads.
             self._deaf = True
             self.transport.pause_reading()
+
+    def process_event(self, event: Event) -> None:
+        """See `websockets`."""
+        super().process_event(event)
+        if isinstance(event, Frame) and event.opcode in _CONTROL:
+            self._count_control()
+
+    def _count_control(self) -> None:
+        """Counts a ping or a pong, which no queue holds back as it does other frames."""
+        controls = self._controls
+        if controls.take(self.heard) or controls.refused < self.control_rate or self._flooded:
+            return
+        self._flooded = True
+        if self.on_flood is None:
+            self.transport.abort()
+        else:
+            self.on_flood()
 
     def send_data(self) -> None:
         """Writes what the library has to say; answers what it would only hang up on.
@@ -173,6 +208,7 @@ def connection_class(
     registry: set[BridgeConnection],
     refusal: Callable[[HTTPStatus], Response],
     on_unasked: Callable[[BridgeConnection], None],
+    control_rate: int,
 ) -> type[BridgeConnection]:
     """Makes the class of a server's connections.
 
@@ -180,10 +216,12 @@ def connection_class(
         registry: Holds the connections while they are open.
         refusal: Makes the response to what is no proper request.
         on_unasked: Is called when a connection is gone that never sent a request.
+        control_rate: How many pings and pongs a second are a client's right.
     """
     members = {
         "registry": registry,
         "refusal": staticmethod(refusal),
         "on_unasked": staticmethod(on_unasked),
+        "control_rate": control_rate,
     }
     return type("Connection", (BridgeConnection,), members)

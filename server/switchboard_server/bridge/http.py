@@ -159,7 +159,10 @@ class BridgeServer:
                 process_request=self._answer,
                 select_subprotocol=self._websockets.select_subprotocol,
                 create_connection=connection_class(
-                    self._connections, _refusal, self._count_unasked
+                    self._connections,
+                    _refusal,
+                    self._count_unasked,
+                    self._websockets.limits.frames_per_second,
                 ),
                 open_timeout=OPEN_SECONDS,
                 # A window for each connection would take more memory than all the rest.

@@ -143,6 +143,7 @@ class Session:
         self._timers: tuple[asyncio.TimerHandle, ...] = ()
         self._waiting: list[asyncio.Future[None]] = []
         self.close_code: int | None = None
+        connection.on_flood = self._flooded
 
     # --- what commands ask of it --------------------------------------------------------------
 
@@ -348,15 +349,24 @@ class Session:
 
     def _refuse_rate(self, identity: frames.FrameId) -> None:
         """Refuses a frame; ends the connection of a client that does not slow down for a second."""
+        error = self._too_fast("frames")
+        self._fail(error, identity)
+        if self._bucket.refused >= self._services.limits.frames_per_second:
+            self._close(*closing(error))
+
+    def _flooded(self) -> None:
+        """Ends the connection of a client that sends nothing but pings and pongs."""
+        error = self._too_fast("pings and pongs")
+        self._fail(error, None)
+        self._close(*closing(error))
+
+    def _too_fast(self, what: str) -> ResourceExhaustedError:
         limit = self._services.limits.frames_per_second
-        error = ResourceExhaustedError(
+        return ResourceExhaustedError(
             "RATE_LIMITED",
-            f"more than {limit} frames a second; send them more slowly",
+            f"more than {limit} {what} a second; send them more slowly",
             metadata={"limit": str(limit), "retry_after_ms": str(-(-1000 // limit))},
         )
-        self._fail(error, identity)
-        if self._bucket.refused >= limit:
-            self._close(*closing(error))
 
     def _count_malformed(self, error: SwitchboardError, now: float) -> None:
         self._bad_times = [each for each in self._bad_times if each > now - MALFORMED_SECONDS]
