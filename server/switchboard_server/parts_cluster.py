@@ -20,7 +20,8 @@ from switchboard_server.backends.redis.registry import RedisRegistry
 from switchboard_server.config import Settings
 from switchboard_server.core.calls import Caller
 from switchboard_server.core.clock import steady_clock
-from switchboard_server.core.cluster.groups import SpreadGroups, SpreadLetters
+from switchboard_server.core.cluster.groups import SpreadGroups
+from switchboard_server.core.cluster.letters import SpreadLetters
 from switchboard_server.core.cluster.responders import SpreadResponders
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.realtime.history import HistoryRules
@@ -109,7 +110,9 @@ async def assemble(settings: Settings, metrics: Metrics, stack: AsyncExitStack) 
     kept = f"on RabbitMQ, exchange {settings.cluster.exchange}"
     if events.problem is not None:
         kept += ", which cannot be used yet"
-    return Parts(UseCases(events, groups, SpreadLetters(groups), calls, realtime, registry), kept)
+    return Parts(
+        UseCases(events, groups, SpreadLetters(groups.asking), calls, realtime, registry), kept
+    )
 
 
 async def _connect(settings: Settings, stack: AsyncExitStack) -> _Links:

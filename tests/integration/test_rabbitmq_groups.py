@@ -12,7 +12,7 @@ from switchboard_server.core.errors import NotFoundError, UnavailableError
 from switchboard_server.core.events import Begin
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import Mode
-from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.entries import Outcome, Rejection
 from switchboard_server.core.principal import ANONYMOUS
 from switchboard_server.core.records import Extra
 from tests.support.brokers import RabbitServer
@@ -96,7 +96,7 @@ async def test_dead_letters_and_positions_of_other_nodes(nodes: list[GroupNode])
     worker = await node.join()
     await node.publish("a", "b")
     a, b = await worker.take(2)
-    await node.groups.reject("g", [a.ack_id], dead_letter=True, reason="no stöck")
+    await node.groups.reject("g", [a.ack_id], how=Rejection(dead_letter=True, reason="no stöck"))
     page = await node.letters.page("g")
     assert [each.reason for each in page.letters] == ["no stöck"]
     done = await node.letters.redrive("g", sequences=[a.sequence])

@@ -13,7 +13,8 @@ from switchboard_server.backends.rabbitmq.peers import Peers
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.core.calls import Caller
 from switchboard_server.core.clock import steady_clock
-from switchboard_server.core.cluster.groups import SpreadGroups, SpreadLetters
+from switchboard_server.core.cluster.groups import SpreadGroups
+from switchboard_server.core.cluster.letters import SpreadLetters
 from switchboard_server.core.cluster.responders import SpreadResponders
 from switchboard_server.core.cluster.roaming import RoamingMember
 from switchboard_server.core.events import Begin, EventHub, Start
@@ -90,7 +91,7 @@ class GroupNode:
         self.groups = SpreadGroups(
             self.events, self.carrier, codec, GroupLimits(), steady_clock(), patience=PATIENCE
         )
-        self.letters = SpreadLetters(self.groups)
+        self.letters = SpreadLetters(self.groups.asking)
         self.calls = Caller(self.events, SpreadResponders(self.events, self.groups, self.carrier))
         self.seats = GroupSeats(
             self.link,

@@ -20,7 +20,7 @@ from switchboard_server.wire.event_requests import decode_publish, published
 from switchboard_server.wire.group_messages import (
     decode_call,
     decode_extension,
-    decode_wait,
+    decode_rejection,
     outcomes,
 )
 from switchboard_server.wire.json_form import from_json, to_full_json
@@ -87,9 +87,7 @@ async def reject(client: Client, frame: Frame) -> dict[str, Any]:
         request.group,
         request.ack_ids,
         client.principal,
-        wait_ns=decode_wait(request),
-        dead_letter=request.dead_letter,
-        reason=request.reason,
+        decode_rejection(request),
     )
     return _settled(request.ack_ids, found)
 

@@ -34,7 +34,7 @@ from switchboard_server.wire.event_requests import (
 from switchboard_server.wire.group_messages import (
     decode_call,
     decode_extension,
-    decode_wait,
+    decode_rejection,
     outcomes,
 )
 
@@ -136,9 +136,7 @@ class EventServicer:
             request.group,
             request.ack_ids,
             caller.get(),
-            wait_ns=decode_wait(request),
-            dead_letter=request.dead_letter,
-            reason=request.reason,
+            decode_rejection(request),
         )
         return outcomes(request.ack_ids, found)
 

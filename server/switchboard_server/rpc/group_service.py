@@ -2,6 +2,7 @@
 
 from switchboard.v1 import group_service_pb2
 from switchboard_server.core.errors import invalid_field
+from switchboard_server.core.groups.letters import LettersQuery
 from switchboard_server.core.groups.serving import Groups, Letters
 from switchboard_server.rpc.endpoints import Context, caller
 from switchboard_server.wire import group_messages
@@ -67,13 +68,8 @@ class GroupServicer:
     async def ListDeadLetters(self, raw: bytes, _context: Context) -> bytes:
         """See the proto."""
         request = parse(group_service_pb2.ListDeadLettersRequest, raw)
-        page = await self._letters.page(
-            request.group,
-            decode_filter(request.filter),
-            request.page_size,
-            request.page_token,
-            caller.get(),
-        )
+        query = LettersQuery(decode_filter(request.filter), request.page_size, request.page_token)
+        page = await self._letters.page(request.group, query, caller.get())
         found = group_messages.dead_letters(page.letters)
         if page.next_page_token:
             return found + tagged(_NEXT_PAGE_TOKEN, page.next_page_token.encode())

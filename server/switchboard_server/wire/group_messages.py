@@ -16,7 +16,7 @@ from switchboard_server.core.events import AfterSequence, AfterTime, Begin, Star
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.changes import DeadLetter
 from switchboard_server.core.groups.config import DEFAULT_CREDIT, GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Identity, Outcome
+from switchboard_server.core.groups.entries import Identity, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupWish
 from switchboard_server.core.groups.reports import GroupReport, MemberReport
 from switchboard_server.core.records import Drafts
@@ -114,15 +114,16 @@ def decode_call(request: event_service_pb2.CallRequest, publisher: str) -> tuple
     return decode_event(event, publisher), event.correlation_id
 
 
-def decode_wait(request: event_service_pb2.RejectRequest) -> int | None:
-    """Nanoseconds before the next attempt; None: as the retry policy says.
+def decode_rejection(request: event_service_pb2.RejectRequest) -> Rejection:
+    """How deliveries are given back.
 
     Raises:
-        InvalidArgumentError: It is no valid duration.
+        InvalidArgumentError: The time until the next attempt is no valid duration.
     """
-    if not request.HasField("retry_after"):
-        return None
-    return decode_duration(request.retry_after, "retry_after")
+    wait_ns = None
+    if request.HasField("retry_after"):
+        wait_ns = decode_duration(request.retry_after, "retry_after")
+    return Rejection(wait_ns, request.dead_letter, request.reason)
 
 
 def decode_extension(request: event_service_pb2.ExtendDeadlineRequest) -> int | None:

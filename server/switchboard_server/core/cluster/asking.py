@@ -8,7 +8,9 @@ from typing import TypeVar
 from switchboard_server.core.cluster.holding import Holding
 from switchboard_server.core.cluster.holdings import MOVED, Holdings
 from switchboard_server.core.cluster.ports import Carrier
+from switchboard_server.core.cluster.seats import seat_of
 from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.groups.config import validate_name
 from switchboard_server.core.groups.moving import MovedError
 
 RETRY_SECONDS = (0.02, 0.2)
@@ -36,6 +38,21 @@ class Asking:
         self._holdings = holdings
         self._carrier = carrier
         self._patience = patience
+
+    async def of(
+        self,
+        name: str,
+        here: Callable[[Holding], Awaitable[T]],
+        there: Callable[[], object],
+        expects: type[T],
+    ) -> T:
+        """Asks who has a group; see `at`.
+
+        Raises:
+            InvalidArgumentError: That is no name.
+        """
+        validate_name(name)
+        return await self.at(seat_of(name), here, there, expects, _same)
 
     async def at(
         self,
@@ -84,3 +101,7 @@ class Asking:
                     f"the group is being taken over by another node for more than "
                     f"{patience:g} s; the same call may be repeated",
                 )
+
+
+def _same(told: T) -> T:
+    return told

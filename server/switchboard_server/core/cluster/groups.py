@@ -7,7 +7,6 @@ sends. Where a seat moves, streams follow it, and what was asked is asked again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 from switchboard_server.core.clock import Clock
 from switchboard_server.core.cluster import messages
@@ -21,18 +20,14 @@ from switchboard_server.core.cluster.seats import all_seats, seat_of
 from switchboard_server.core.cluster.streams import Streams
 from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.events import DEFAULT_HEARTBEAT, Begin, EventHub, Start
-from switchboard_server.core.filters import EVERYTHING, Filter
 from switchboard_server.core.groups.config import validate_name
-from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.entries import RETRY, Outcome, Rejection
 from switchboard_server.core.groups.group import LeaseCodec
 from switchboard_server.core.groups.hub import GroupLimits, GroupWish
-from switchboard_server.core.groups.letters import LetterPage, Redriven
 from switchboard_server.core.groups.listing import list_groups
 from switchboard_server.core.groups.ports import GroupStore
 from switchboard_server.core.groups.reports import GroupReport, GroupStats
 from switchboard_server.core.principal import ANONYMOUS, Principal
-
-T = TypeVar("T")
 
 
 class SpreadGroups:
@@ -48,6 +43,7 @@ class SpreadGroups:
 
     Attributes:
         holdings: The groups that this node has itself.
+        asking: Finds who has a group.
         streams: The members whose clients are connected to it.
     """
 
@@ -63,8 +59,8 @@ class SpreadGroups:
     ) -> None:
         self._events = events
         self.holdings = Holdings(events, carrier, codec, limits, clock)
-        self._asking = Asking(self.holdings, carrier, patience, events.check_open)
-        self.streams = Streams(events, self.holdings, carrier, self._asking, clock)
+        self.asking = Asking(self.holdings, carrier, patience, events.check_open)
+        self.streams = Streams(events, self.holdings, carrier, self.asking, clock)
         carrier.watch(self)
 
     # --- what the backend tells ------------------------------------------------------------------
@@ -158,20 +154,13 @@ class SpreadGroups:
         name: str,
         ack_ids: Sequence[str],
         principal: Principal = ANONYMOUS,
-        *,
-        wait_ns: int | None = None,
-        dead_letter: bool = False,
-        reason: str = "",
+        how: Rejection = RETRY,
     ) -> list[Outcome]:
         """See `GroupHub.reject`."""
         return await self._settle(
             name,
-            lambda held: held.hub.reject(
-                name, ack_ids, principal, wait_ns=wait_ns, dead_letter=dead_letter, reason=reason
-            ),
-            lambda: messages.Reject(
-                name, tuple(ack_ids), Who.of(principal), wait_ns, dead_letter, reason
-            ),
+            lambda held: held.hub.reject(name, ack_ids, principal, how),
+            lambda: messages.Reject(name, tuple(ack_ids), Who.of(principal), how),
         )
 
     async def extend(
@@ -193,7 +182,7 @@ class SpreadGroups:
 
     async def view(self, name: str, principal: Principal = ANONYMOUS) -> GroupReport:
         """See `GroupHub.view`."""
-        return await self._told(
+        return await self.asking.of(
             name,
             lambda held: held.hub.view(name, principal),
             lambda: messages.View(name, Who.of(principal)),
@@ -211,7 +200,7 @@ class SpreadGroups:
     ) -> GroupReport:
         """See `GroupHub.seek`."""
         last = self._events.tail.last
-        return await self._told(
+        return await self.asking.of(
             name,
             lambda held: held.hub.seek(
                 name, target, principal, require_no_members=require_no_members
@@ -226,35 +215,11 @@ class SpreadGroups:
         self, name: str, principal: Principal, *, require_no_members: bool = False
     ) -> GroupReport:
         """See `GroupHub.delete`."""
-        return await self._told(
+        return await self.asking.of(
             name,
             lambda held: held.hub.delete(name, principal, require_no_members=require_no_members),
             lambda: messages.Delete(name, Who.of(principal), require_no_members),
             GroupReport,
-        )
-
-    async def page_letters(
-        self, name: str, wish: Filter, page_size: int, page_token: str, principal: Principal
-    ) -> LetterPage:
-        """See `DeadLetters.page`."""
-        return await self._told(
-            name,
-            lambda held: held.letters.page(name, wish, page_size, page_token, principal),
-            lambda: messages.PageLetters(name, wish, page_size, page_token, Who.of(principal)),
-            LetterPage,
-        )
-
-    async def redrive(
-        self, name: str, sequences: Sequence[int], wish: Filter | None, principal: Principal
-    ) -> Redriven:
-        """See `DeadLetters.redrive`."""
-        return await self._told(
-            name,
-            lambda held: held.letters.redrive(
-                name, sequences=sequences, wish=wish, principal=principal
-            ),
-            lambda: messages.Redrive(name, tuple(sequences), wish, Who.of(principal)),
-            Redriven,
         )
 
     def stats(self) -> list[GroupStats]:
@@ -270,23 +235,13 @@ class SpreadGroups:
         there: Callable[[], object],
     ) -> list[Outcome]:
         validate_name(name)
-        return await self._asking.at(seat_of(name), here, there, Outcomes, _outcomes)
-
-    async def _told(
-        self,
-        name: str,
-        here: Callable[[Holding], Awaitable[T]],
-        there: Callable[[], object],
-        expects: type[T],
-    ) -> T:
-        validate_name(name)
-        return await self._asking.at(seat_of(name), here, there, expects, _same)
+        return await self.asking.at(seat_of(name), here, there, Outcomes, _outcomes)
 
     async def _visible(
         self, prefix: str, after: str, limit: int, principal: Principal
     ) -> list[GroupReport]:
         async def of(seat: str) -> list[GroupReport]:
-            return await self._asking.at(
+            return await self.asking.at(
                 seat,
                 lambda held: held.hub.visible(prefix, after, limit, principal),
                 lambda: Look(seat, prefix, after, limit, Who.of(principal)),
@@ -298,45 +253,8 @@ class SpreadGroups:
         return sorted((each for part in found for each in part), key=_name)[:limit]
 
 
-class SpreadLetters:
-    """The dead letters of all nodes' groups; see `Letters`.
-
-    Args:
-        groups: The groups.
-    """
-
-    def __init__(self, groups: SpreadGroups) -> None:
-        self._groups = groups
-
-    async def page(
-        self,
-        name: str,
-        wish: Filter = EVERYTHING,
-        page_size: int = 0,
-        page_token: str = "",
-        principal: Principal = ANONYMOUS,
-    ) -> LetterPage:
-        """See `DeadLetters.page`."""
-        return await self._groups.page_letters(name, wish, page_size, page_token, principal)
-
-    async def redrive(
-        self,
-        name: str,
-        *,
-        sequences: Sequence[int] = (),
-        wish: Filter | None = None,
-        principal: Principal = ANONYMOUS,
-    ) -> Redriven:
-        """See `DeadLetters.redrive`."""
-        return await self._groups.redrive(name, sequences, wish, principal)
-
-
 def _outcomes(told: Outcomes) -> list[Outcome]:
     return [Outcome(each) for each in told.values]
-
-
-def _same(told: T) -> T:
-    return told
 
 
 def _name(report: GroupReport) -> str:

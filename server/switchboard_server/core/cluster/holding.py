@@ -163,14 +163,7 @@ class Holding:
 
     async def reject(self, asked: Reject) -> Outcomes:
         """See `GroupHub.reject`."""
-        found = await self.hub.reject(
-            asked.group,
-            asked.ack_ids,
-            asked.who.principal(),
-            wait_ns=asked.wait_ns,
-            dead_letter=asked.dead_letter,
-            reason=asked.reason,
-        )
+        found = await self.hub.reject(asked.group, asked.ack_ids, asked.who.principal(), asked.how)
         return Outcomes(bytes([each.value for each in found]))
 
     async def extend(self, asked: Extend) -> Outcomes:
@@ -209,9 +202,7 @@ class Holding:
 
     async def page_letters(self, asked: PageLetters) -> LetterPage:
         """See `DeadLetters.page`."""
-        return await self.letters.page(
-            asked.group, asked.wish, asked.page_size, asked.page_token, asked.who.principal()
-        )
+        return await self.letters.page(asked.group, asked.query, asked.who.principal())
 
     async def redrive(self, asked: Redrive) -> Redriven:
         """See `DeadLetters.redrive`."""

@@ -10,7 +10,9 @@ from switchboard_server.core import errors
 from switchboard_server.core.errors import SwitchboardError, UnavailableError, Violation
 from switchboard_server.core.events import AfterSequence, AfterTime, Begin, Start
 from switchboard_server.core.filters import Filter, Route
+from switchboard_server.core.groups.entries import Rejection
 from switchboard_server.core.groups.hub import GroupWish
+from switchboard_server.core.groups.letters import LettersQuery
 from switchboard_server.core.groups.reports import GroupReport
 from switchboard_server.core.principal import Principal
 
@@ -236,9 +238,7 @@ class Reject:
     group: str
     ack_ids: tuple[str, ...]
     who: Who
-    wait_ns: int | None
-    dead_letter: bool
-    reason: str
+    how: Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +308,7 @@ class PageLetters:
     """See `DeadLetters.page`; the answer is a `LetterPage`."""
 
     group: str
-    wish: Filter
-    page_size: int
-    page_token: str
+    query: LettersQuery
     who: Who
 
 

@@ -39,6 +39,25 @@ class Outcome(Enum):
     ALREADY_SETTLED = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """How deliveries are given back.
+
+    Args:
+        wait_ns: Nanoseconds before the next attempt; None: as the retry policy says.
+        dead_letter: Give them up at once.
+        reason: Why, kept with the dead letter.
+    """
+
+    wait_ns: int | None = None
+    dead_letter: bool = False
+    reason: str = ""
+
+
+RETRY = Rejection()
+"""For another attempt, when the retry policy says."""
+
+
 class Cause(Enum):
     """What made a group give up an event; the value is the enum value's in the proto."""
 

@@ -11,7 +11,7 @@ from switchboard_server.core.clock import SECOND_NS, Clock
 from switchboard_server.core.errors import SwitchboardError, UnavailableError
 from switchboard_server.core.groups.burial import Undertaker
 from switchboard_server.core.groups.changes import replay
-from switchboard_server.core.groups.entries import Entry, Outcome
+from switchboard_server.core.groups.entries import Entry, Outcome, Rejection
 from switchboard_server.core.groups.ledger import Ledger
 from switchboard_server.core.groups.membership import Member, Parcel
 from switchboard_server.core.groups.moving import MovedError
@@ -211,14 +211,9 @@ class Group:
         """Settles deliveries for good; answers when that is durable."""
         return await self._settled(self.ledger.acknowledge(names))
 
-    async def reject(
-        self, names: Sequence[str], wait_ns: int | None, reason: str, *, dead_letter: bool
-    ) -> list[Outcome]:
+    async def reject(self, names: Sequence[str], how: Rejection) -> list[Outcome]:
         """Takes deliveries back; answers when that is durable."""
-        outcomes = self.ledger.reject(
-            names, self._around.clock(), wait_ns=wait_ns, dead_letter=dead_letter, reason=reason
-        )
-        return await self._settled(outcomes)
+        return await self._settled(self.ledger.reject(names, self._around.clock(), how))
 
     def extend(self, names: Sequence[str], extension_ns: int | None) -> list[Outcome]:
         """Moves deadlines."""

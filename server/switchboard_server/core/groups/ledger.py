@@ -17,11 +17,13 @@ from switchboard_server.core.groups.changes import Change, Open, Snapshot
 from switchboard_server.core.groups.config import GroupConfig, Mode
 from switchboard_server.core.groups.entries import (
     PRIORITIES,
+    RETRY,
     Cause,
     Entry,
     Holder,
     Identity,
     Outcome,
+    Rejection,
     State,
 )
 from switchboard_server.core.groups.lines import KeyLines
@@ -419,35 +421,25 @@ class Ledger:
         self.counters.acknowledged += len(entries)
         self._finish_all(entries)
 
-    def reject(
-        self,
-        names: Iterable[str],
-        now_ns: int,
-        *,
-        wait_ns: int | None = None,
-        dead_letter: bool = False,
-        reason: str = "",
-    ) -> list[Outcome]:
+    def reject(self, names: Iterable[str], now_ns: int, how: Rejection = RETRY) -> list[Outcome]:
         """Takes deliveries back.
 
         Args:
             names: Names of the deliveries.
             now_ns: The time, Unix nanoseconds.
-            wait_ns: Nanoseconds before the next attempt; None: as the retry policy says.
-            dead_letter: Give them up at once.
-            reason: Why, kept with the dead letter.
+            how: When they come back, or that they do not.
         """
         outcomes = []
         for name in names:
             found = self._find(name)
             if isinstance(found, Entry):
                 holder = self._take_back(found)
-                if dead_letter:
-                    self._doom(found, Cause.REJECTED, reason, holder.identity)
+                if how.dead_letter:
+                    self._doom(found, Cause.REJECTED, how.reason, holder.identity)
                 elif found.attempts >= self.config.retry.max_attempts:
-                    self._doom(found, Cause.ATTEMPTS_REJECTED, reason, holder.identity)
+                    self._doom(found, Cause.ATTEMPTS_REJECTED, how.reason, holder.identity)
                 else:
-                    self._retry(found, now_ns, wait_ns)
+                    self._retry(found, now_ns, how.wait_ns)
                 found = Outcome.OK
             outcomes.append(found)
         return outcomes

@@ -27,6 +27,25 @@ _READ = 250
 _PLACE = struct.Struct(">QQ")
 
 
+@dataclass(frozen=True, slots=True)
+class LettersQuery:
+    """Which dead letters are asked for.
+
+    Args:
+        filter: Only those whose event matches.
+        page_size: How many at most, 1 to 1000; 0: 100.
+        page_token: Where the page before ended; empty: the first page.
+    """
+
+    filter: Filter = EVERYTHING
+    page_size: int = 0
+    page_token: str = ""
+
+
+LATEST_LETTERS = LettersQuery()
+"""The first page of all."""
+
+
 @dataclass(slots=True)
 class LetterPage:
     """Part of a group's dead letters.
@@ -72,18 +91,14 @@ class DeadLetters:
     async def page(
         self,
         name: str,
-        wish: Filter = EVERYTHING,
-        page_size: int = 0,
-        page_token: str = "",
+        query: LettersQuery = LATEST_LETTERS,
         principal: Principal = ANONYMOUS,
     ) -> LetterPage:
         """Reads a page.
 
         Args:
             name: The group.
-            wish: Only dead letters whose event matches.
-            page_size: How many at most, 1 to 1000; 0: 100.
-            page_token: Where the page before ended; empty: the first page.
+            query: Which of them.
             principal: Who asks.
 
         Raises:
@@ -92,13 +107,13 @@ class DeadLetters:
             PermissionDeniedError: The caller may not see what the group receives.
             UnavailableError: They cannot be read now.
         """
-        validate(wish)
-        if page_size > MAX_PAGE:
+        validate(query.filter)
+        if query.page_size > MAX_PAGE:
             raise invalid_field("page_size", f"must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
         group = self._groups.find(name)
         check_scope(principal, "events.view", group.filter)
-        asked = (group.record.number, group.record.secret, wish.key)
-        place = _PLACE.unpack(read_token(page_token, asked)) if page_token else None
+        asked = (group.record.number, group.record.secret, query.filter.key)
+        place = _PLACE.unpack(read_token(query.page_token, asked)) if query.page_token else None
         with suppress(UnavailableError):
             # So that it shows what has just been given up; where nothing can be written, reading
             # goes on.
@@ -107,10 +122,10 @@ class DeadLetters:
         async for letter in self._letters(group.record.number, place):
             place = (letter.time_ns, letter.sequence)
             scanned += 1
-            if _matches(wish, letter):
+            if _matches(query.filter, letter):
                 page.letters.append(letter)
                 size += len(letter.frame)
-            full = len(page.letters) >= (page_size or DEFAULT_PAGE) or size >= MAX_PAGE_BYTES
+            full = len(page.letters) >= (query.page_size or DEFAULT_PAGE) or size >= MAX_PAGE_BYTES
             if full or scanned >= SCANNED:
                 page.next_page_token = make_token(_PLACE.pack(*place), asked)
                 break

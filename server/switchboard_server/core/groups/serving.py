@@ -5,10 +5,15 @@ from typing import Protocol
 
 from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.events import DEFAULT_HEARTBEAT, Begin, Start
-from switchboard_server.core.filters import EVERYTHING, Filter
-from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.filters import Filter
+from switchboard_server.core.groups.entries import RETRY, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupWish
-from switchboard_server.core.groups.letters import LetterPage, Redriven
+from switchboard_server.core.groups.letters import (
+    LATEST_LETTERS,
+    LetterPage,
+    LettersQuery,
+    Redriven,
+)
 from switchboard_server.core.groups.reports import GroupReport
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Item
@@ -55,10 +60,7 @@ class Groups(Protocol):
         name: str,
         ack_ids: Sequence[str],
         principal: Principal = ANONYMOUS,
-        *,
-        wait_ns: int | None = None,
-        dead_letter: bool = False,
-        reason: str = "",
+        how: Rejection = RETRY,
     ) -> list[Outcome]:
         """See `GroupHub.reject`."""
         ...
@@ -107,9 +109,7 @@ class Letters(Protocol):
     async def page(
         self,
         name: str,
-        wish: Filter = EVERYTHING,
-        page_size: int = 0,
-        page_token: str = "",
+        query: LettersQuery = LATEST_LETTERS,
         principal: Principal = ANONYMOUS,
     ) -> LetterPage:
         """See `DeadLetters.page`."""

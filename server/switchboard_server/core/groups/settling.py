@@ -6,7 +6,7 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import invalid_field, too_large
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.groups.config import MAX_BACKOFF_NS
-from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.entries import RETRY, Outcome, Rejection
 from switchboard_server.core.groups.group import Group
 from switchboard_server.core.groups.shelf import Shelf
 from switchboard_server.core.principal import ANONYMOUS, Principal
@@ -48,10 +48,7 @@ class Settling(Shelf):
         name: str,
         ack_ids: Sequence[str],
         principal: Principal = ANONYMOUS,
-        *,
-        wait_ns: int | None = None,
-        dead_letter: bool = False,
-        reason: str = "",
+        how: Rejection = RETRY,
     ) -> list[Outcome]:
         """Gives deliveries back.
 
@@ -59,18 +56,16 @@ class Settling(Shelf):
             name: The group.
             ack_ids: Names of the deliveries.
             principal: Who settles.
-            wait_ns: Nanoseconds before the next attempt; None: as the retry policy says.
-            dead_letter: Give them up at once.
-            reason: Why, kept with the dead letter.
+            how: When they come back, or that they do not.
 
         Returns and raises as `acknowledge`.
         """
         group = self._settling(name, ack_ids, principal)
-        if len(reason) > MAX_REASON:
-            raise too_large("reason", len(reason), MAX_REASON, "characters")
-        if wait_ns is not None and wait_ns > MAX_BACKOFF_NS:
+        if len(how.reason) > MAX_REASON:
+            raise too_large("reason", len(how.reason), MAX_REASON, "characters")
+        if how.wait_ns is not None and how.wait_ns > MAX_BACKOFF_NS:
             raise invalid_field("retry_after", "must be 0 to 24 hours")
-        return await group.reject(ack_ids, wait_ns, reason, dead_letter=dead_letter)
+        return await group.reject(ack_ids, how)
 
     async def extend(
         self,

@@ -16,7 +16,8 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.events import AfterSequence, AfterTime, Begin
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Cause, Outcome
+from switchboard_server.core.groups.entries import Cause, Outcome, Rejection
+from switchboard_server.core.groups.letters import LettersQuery
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from tests.support.deliveries import Got
 from tests.support.events import a_route, some
@@ -97,11 +98,13 @@ async def test_reject_extend_and_dead_letters_work_from_any_node() -> None:
         await third.publish("a", "b", "c")
         a, b, c = await worker.take(3)
         assert await third.groups.extend("g", [a.ack_id], extension_ns=60 * 10**9) == [Outcome.OK]
-        assert await third.groups.reject("g", [b.ack_id], dead_letter=True, reason="no stöck") == [
+        assert await third.groups.reject(
+            "g", [b.ack_id], how=Rejection(dead_letter=True, reason="no stöck")
+        ) == [Outcome.OK]
+        assert await there.groups.reject("g", [c.ack_id], how=Rejection(wait_ns=5 * 10**9)) == [
             Outcome.OK
         ]
-        assert await there.groups.reject("g", [c.ack_id], wait_ns=5 * 10**9) == [Outcome.OK]
-        page = await third.letters.page("g", Filter(types=("order.*",)))
+        page = await third.letters.page("g", LettersQuery(Filter(types=("order.*",))))
         assert [each.reason for each in page.letters] == ["no stöck"]
         await passing(6)
         (again,) = await worker.take(1)
@@ -112,7 +115,7 @@ async def test_reject_extend_and_dead_letters_work_from_any_node() -> None:
         assert (done.redriven, done.remaining, list(done.unknown)) == (1, 0, [99])
         assert "b" in [each.body for each in await worker.take(2)]
         with pytest.raises(InvalidArgumentError):
-            await third.groups.reject("g", [b.ack_id], reason="x" * 2000)
+            await third.groups.reject("g", [b.ack_id], how=Rejection(reason="x" * 2000))
         worker.member.close()
 
 

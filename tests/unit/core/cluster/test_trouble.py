@@ -8,7 +8,7 @@ import pytest
 from switchboard_server.core.cluster.messages import Delivery, Join, Leave, Taken
 from switchboard_server.core.cluster.seats import seat_of
 from switchboard_server.core.errors import ResourceExhaustedError, UnavailableError
-from switchboard_server.core.groups.entries import Outcome
+from switchboard_server.core.groups.entries import Outcome, Rejection
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.ports import StoredGroup
 from switchboard_server.core.subscription import Gap
@@ -171,7 +171,9 @@ async def test_what_is_not_durable_when_the_seat_is_lost_is_asked_of_the_next_ho
         settling = [
             asyncio.create_task(here.groups.acknowledge("g", [a.ack_id])),
             asyncio.create_task(there.groups.acknowledge("g", [a.ack_id])),
-            asyncio.create_task(there.groups.reject("g", [b.ack_id], dead_letter=True)),
+            asyncio.create_task(
+                there.groups.reject("g", [b.ack_id], how=Rejection(dead_letter=True))
+            ),
         ]
         await turns()
         await world.give(SEAT, third)

@@ -11,7 +11,8 @@ from switchboard_server.backends.embedded.log import EmbeddedLog
 from switchboard_server.backends.embedded.memory import MemoryStore
 from switchboard_server.backends.embedded.store import Retention
 from switchboard_server.core.calls import Caller
-from switchboard_server.core.cluster.groups import SpreadGroups, SpreadLetters
+from switchboard_server.core.cluster.groups import SpreadGroups
+from switchboard_server.core.cluster.letters import SpreadLetters
 from switchboard_server.core.cluster.responders import SpreadResponders
 from switchboard_server.core.cluster.roaming import RoamingMember
 from switchboard_server.core.cluster.seats import all_seats
@@ -192,7 +193,7 @@ async def add_node(world: World, name: str, limits: GroupLimits | None = None) -
     carrier = PostCarrier(world.post, name)
     groups = SpreadGroups(events, carrier, codec, limits or GroupLimits(), loop.clock)
     calls = Caller(events, SpreadResponders(events, groups, carrier))
-    node = Node(name, log, events, carrier, groups, SpreadLetters(groups), calls)
+    node = Node(name, log, events, carrier, groups, SpreadLetters(groups.asking), calls)
     world.connect(node)
     world.nodes.append(node)
     return node

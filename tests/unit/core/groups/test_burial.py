@@ -7,7 +7,7 @@ from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.events import Begin
 from switchboard_server.core.principal import ANONYMOUS
 from tests.support.loop import passing, turns
-from tests.unit.core.groups.world import Worker, World, a_world
+from tests.unit.core.groups.world import GIVE_UP, Worker, World, a_world
 
 SHORT = Retention(age_ns=10 * 10**9)
 
@@ -16,7 +16,7 @@ async def buried(world: World, worker: Worker, *texts: str) -> None:
     """Makes dead letters."""
     await world.publish(*texts)
     got = await worker.take(len(texts))
-    await world.groups.reject("g", [each.ack_id for each in got], dead_letter=True)
+    await world.groups.reject("g", [each.ack_id for each in got], how=GIVE_UP)
 
 
 async def dead(world: World) -> list[int]:
@@ -34,7 +34,7 @@ async def test_a_redriven_event_that_is_tried_again_is_read_from_its_dead_letter
         await world.groups.reject("g", [first.ack_id])
         (again,) = await worker.take(1)
         assert (again.body, again.attempt) == ("old", 2)
-        await world.groups.reject("g", [again.ack_id], dead_letter=True)
+        await world.groups.reject("g", [again.ack_id], how=GIVE_UP)
         assert await dead(world) == [1]
         worker.member.close()
 
@@ -47,7 +47,7 @@ async def test_a_seek_shelves_what_is_about_to_be_buried() -> None:
         (got,) = await worker.take(1)
         world.fail("dead_letters_of")
         with pytest.raises(UnavailableError):
-            await world.groups.reject("g", [got.ack_id], dead_letter=True)
+            await world.groups.reject("g", [got.ack_id], how=GIVE_UP)
         world.heal()
         await world.groups.seek("g", Begin.LATEST, ANONYMOUS)
         await turns()

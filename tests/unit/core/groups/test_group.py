@@ -17,16 +17,16 @@ from switchboard_server.core.errors import (
 from switchboard_server.core.events import AfterSequence, Begin
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Cause, Outcome
+from switchboard_server.core.groups.entries import Cause, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupLimits
-from switchboard_server.core.groups.letters import LetterPage
+from switchboard_server.core.groups.letters import LetterPage, LettersQuery
 from switchboard_server.core.groups.listing import view
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Gap, Heartbeat
 from switchboard_server.core.tail import Chunk
 from tests.support.events import read_back
 from tests.support.loop import manual_loop, passing, turns
-from tests.unit.core.groups.world import AT_ONCE, World, a_world
+from tests.unit.core.groups.world import AT_ONCE, GIVE_UP, World, a_world
 
 HOUR = 3600.0
 
@@ -149,12 +149,16 @@ async def test_rejected_events_come_back_after_their_wait_and_die_in_the_end() -
         worker = await world.join(retry=retry)
         await world.publish("a")
         (got,) = await worker.take(1)
-        assert await world.groups.reject("g", [got.ack_id], reason="no") == [Outcome.OK]
+        assert await world.groups.reject("g", [got.ack_id], how=Rejection(reason="no")) == [
+            Outcome.OK
+        ]
         assert await progress(world) == (0, 0, 1, 0)
         taking = asyncio.create_task(worker.take(1))
         await passing(2)
         (got,) = await taking
-        assert await world.groups.reject("g", [got.ack_id], reason="never") == [Outcome.OK]
+        assert await world.groups.reject("g", [got.ack_id], how=Rejection(reason="never")) == [
+            Outcome.OK
+        ]
         (letter,) = (await letters(world)).letters
         assert (letter.cause, letter.reason, letter.attempts) == (
             Cause.ATTEMPTS_REJECTED,
@@ -172,7 +176,7 @@ async def test_a_burial_that_cannot_be_done_is_told_and_made_up_for() -> None:
         (got,) = await worker.take(1)
         world.fail("read_each")
         with pytest.raises(UnavailableError):
-            await world.groups.reject("g", [got.ack_id], dead_letter=True)
+            await world.groups.reject("g", [got.ack_id], how=GIVE_UP)
         world.heal()
         await passing(1.1)
         assert [each.cause for each in (await letters(world)).letters] == [Cause.REJECTED]
@@ -224,7 +228,7 @@ async def test_an_event_that_is_gone_cannot_be_buried() -> None:
         await world.publish("old")
         (got,) = await worker.take(1)
         await passing(20)
-        assert await world.groups.reject("g", [got.ack_id], dead_letter=True) == [Outcome.OK]
+        assert await world.groups.reject("g", [got.ack_id], how=GIVE_UP) == [Outcome.OK]
         assert not (await letters(world)).letters
         await world.publish("new")
         assert (await worker.take(1))[0].body == "new"
@@ -303,7 +307,7 @@ async def test_redriven_events_are_tried_anew_and_seek_shelves_them() -> None:
         await world.publish(*map(str, range(6)))
         for _ in range(3):
             got = await worker.take(2)
-            await world.groups.reject("g", [each.ack_id for each in got], dead_letter=True)
+            await world.groups.reject("g", [each.ack_id for each in got], how=GIVE_UP)
         assert await progress(world) == (0, 0, 0, 6)
         done = await world.letters.redrive("g")
         assert (done.redriven, done.remaining) == (6, 0)
@@ -329,20 +333,24 @@ async def test_dead_letters_come_a_page_at_a_time_the_latest_first() -> None:
         await world.publish(*"abcde")
         got = await worker.take(5)
         for each in got:
-            await world.groups.reject("g", [each.ack_id], dead_letter=True)
+            await world.groups.reject("g", [each.ack_id], how=GIVE_UP)
             await passing(1)
-        first = await world.letters.page("g", page_size=2)
+        first = await world.letters.page("g", LettersQuery(page_size=2))
         assert [each.sequence for each in first.letters] == [5, 4]
-        second = await world.letters.page("g", page_size=3, page_token=first.next_page_token)
+        second = await world.letters.page(
+            "g", LettersQuery(page_size=3, page_token=first.next_page_token)
+        )
         assert [each.sequence for each in second.letters] == [3, 2, 1]
-        third = await world.letters.page("g", page_token=second.next_page_token)
+        third = await world.letters.page("g", LettersQuery(page_token=second.next_page_token))
         assert (third.letters, third.next_page_token) == ([], "")
-        nothing = await world.letters.page("g", Filter(types=("none",)))
+        nothing = await world.letters.page("g", LettersQuery(Filter(types=("none",))))
         assert (nothing.letters, nothing.next_page_token) == ([], "")
         with pytest.raises(InvalidArgumentError, match="page_token"):
-            await world.letters.page("g", page_token=first.next_page_token[:-4] + "AAAA")
+            await world.letters.page(
+                "g", LettersQuery(page_token=first.next_page_token[:-4] + "AAAA")
+            )
         with pytest.raises(InvalidArgumentError, match="page_size"):
-            await world.letters.page("g", page_size=1001)
+            await world.letters.page("g", LettersQuery(page_size=1001))
         with pytest.raises(InvalidArgumentError, match="sequences"):
             await world.letters.redrive("g", sequences=range(10_001))
         worker.member.close()
@@ -355,7 +363,7 @@ async def test_old_dead_letters_and_idle_groups_go_where_settings_say_so() -> No
         worker = await world.join()
         await world.publish("a")
         (got,) = await worker.take(1)
-        await world.groups.reject("g", [got.ack_id], dead_letter=True)
+        await world.groups.reject("g", [got.ack_id], how=GIVE_UP)
         assert await progress(world) == (0, 0, 0, 1)
         for _ in range(14):
             await passing(5)
@@ -460,9 +468,9 @@ async def test_bad_input_names_its_field() -> None:
             with pytest.raises(InvalidArgumentError, match="ack_ids"):
                 await world.groups.acknowledge("g", names)
         with pytest.raises(InvalidArgumentError, match="reason"):
-            await world.groups.reject("g", ["x"], reason="x" * 1025)
+            await world.groups.reject("g", ["x"], how=Rejection(reason="x" * 1025))
         with pytest.raises(InvalidArgumentError, match="retry_after"):
-            await world.groups.reject("g", ["x"], wait_ns=25 * 3600 * 10**9)
+            await world.groups.reject("g", ["x"], how=Rejection(wait_ns=25 * 3600 * 10**9))
         for extension in (1, 13 * 3600 * 10**9):
             with pytest.raises(InvalidArgumentError, match="extension"):
                 await world.groups.extend("g", ["x"], extension_ns=extension)
@@ -594,7 +602,7 @@ async def test_redrives_at_once_bring_each_dead_letter_back_once() -> None:
         worker = await world.join(credit=100)
         await world.publish(*map(str, range(20)))
         got = await worker.take(20)
-        await world.groups.reject("g", [each.ack_id for each in got], dead_letter=True)
+        await world.groups.reject("g", [each.ack_id for each in got], how=GIVE_UP)
         worker.member.close()
         done = await asyncio.gather(
             *(world.letters.redrive("g") for _ in range(3)),
@@ -637,7 +645,7 @@ async def test_redriven_events_come_in_the_order_of_the_log_however_many_they_ar
         worker = await world.join(credit=1000)
         await world.publish(*map(str, range(600)))
         for each in await worker.take(600):
-            await world.groups.reject("g", [each.ack_id], dead_letter=True)
+            await world.groups.reject("g", [each.ack_id], how=GIVE_UP)
         world.codec.leased.clear()
         assert (await world.letters.redrive("g")).redriven == 600
         assert [each.sequence for each in await worker.take(600)] == list(range(1, 601))
@@ -649,7 +657,7 @@ async def test_what_is_acknowledged_while_others_come_back_is_not_delivered_agai
         worker = await world.join(credit=5000)
         await world.publish(*map(str, range(800)))
         got = await worker.take(800)
-        await world.groups.reject("g", [each.ack_id for each in got], dead_letter=True)
+        await world.groups.reject("g", [each.ack_id for each in got], how=GIVE_UP)
         world.codec.leased.clear()
         assert (await world.letters.redrive("g")).redriven == 800
         came: list[int] = []

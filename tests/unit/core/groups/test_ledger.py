@@ -5,7 +5,15 @@ import pytest
 from switchboard_server.core.groups import ledger as module
 from switchboard_server.core.groups.changes import Open, Snapshot, replay
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Cause, Entry, Holder, Identity, Outcome, State
+from switchboard_server.core.groups.entries import (
+    Cause,
+    Entry,
+    Holder,
+    Identity,
+    Outcome,
+    Rejection,
+    State,
+)
 from switchboard_server.core.groups.ledger import Ledger
 from tests.unit.core.groups.events import SECOND, a_batch, a_member, an_entry
 
@@ -124,8 +132,8 @@ def test_every_end_of_the_last_attempt_has_its_cause() -> None:
     offer(ledger, *(an_entry(each) for each in (1, 2, 3, 4)))
     ledger.dispatch(0, [member])
     one, two, three = (ledger.ack_id(ledger.open[each]) for each in (1, 2, 3))
-    ledger.reject([one], 0, dead_letter=True, reason="bad")
-    ledger.reject([two], 0, reason="again")
+    ledger.reject([one], 0, Rejection(dead_letter=True, reason="bad"))
+    ledger.reject([two], 0, Rejection(reason="again"))
     ledger.extend([three], 0, 90 * SECOND)
     assert ledger.expire(30 * SECOND) == 90 * SECOND
     ledger.leave(member, 31 * SECOND)

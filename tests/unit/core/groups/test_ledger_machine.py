@@ -18,7 +18,14 @@ from switchboard_server.backends.embedded.group_memory import MemoryGroups
 from switchboard_server.backends.embedded.store import CreateGroup, SaveChange
 from switchboard_server.core.groups.changes import Change, DeadLetter, Snapshot, replay
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import PRIORITIES, Cause, Entry, Holder, Outcome
+from switchboard_server.core.groups.entries import (
+    PRIORITIES,
+    Cause,
+    Entry,
+    Holder,
+    Outcome,
+    Rejection,
+)
 from switchboard_server.core.groups.ledger import Doomed, Ledger
 from tests.support.events import a_route
 from tests.unit.core.groups.events import SECOND, a_batch, a_member, an_entry
@@ -281,9 +288,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def reject(self, data: st.DataObject, wait: int | None, *, dead: bool) -> None:
         names, chosen = self._names(data)
-        outcomes = self.ledger.reject(
-            names, self.now, wait_ns=wait, dead_letter=dead, reason=f"at {self.now}"
-        )
+        outcomes = self.ledger.reject(names, self.now, Rejection(wait, dead, f"at {self.now}"))
         for given, outcome in zip(chosen, outcomes, strict=True):
             assert outcome is self._expected(given), given
             if outcome is Outcome.OK and given is not None:

@@ -12,7 +12,7 @@ from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.events import Begin, EventHub, Limits, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Entry, Outcome
+from switchboard_server.core.groups.entries import Entry, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits, GroupWish
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.groups.membership import Member
@@ -25,6 +25,8 @@ from tests.support.loop import manual_loop, turns
 
 AT_ONCE = RetryPolicy(max_attempts=3, min_backoff_ns=0, max_backoff_ns=0)
 """Three attempts without a wait."""
+GIVE_UP = Rejection(dead_letter=True)
+"""Without another attempt."""
 
 
 @dataclass(frozen=True)
