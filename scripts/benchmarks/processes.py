@@ -94,7 +94,7 @@ class Worker:
             BenchmarkError: It has failed, for one because events did not arrive as they should; or
                 it takes too long.
         """
-        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
+        assert self._process.stdout is not None  # made with a pipe
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), _STAGE_SECONDS)
         except TimeoutError:
@@ -106,12 +106,12 @@ class Worker:
 
     def go(self) -> None:
         """Tells it to go on."""
-        assert self._process.stdin is not None  # noqa: S101 - made with a pipe
+        assert self._process.stdin is not None  # made with a pipe
         self._process.stdin.write(b"go\n")
 
     def finish(self) -> None:
         """Tells it that there is nothing more to do."""
-        assert self._process.stdin is not None  # noqa: S101 - made with a pipe
+        assert self._process.stdin is not None  # made with a pipe
         self._process.stdin.close()
 
     async def run(self, stage: str = "done") -> dict[str, Any]:

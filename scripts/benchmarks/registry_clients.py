@@ -177,7 +177,7 @@ class _Watchers:
                 self._finish()
 
     def _finish(self) -> None:
-        assert self._all is not None  # noqa: S101 - both callers have looked
+        assert self._all is not None  # both callers have looked
         now = time.perf_counter()
         told, self._revisions = self._revisions, []
         waiting, self._all = self._all, None

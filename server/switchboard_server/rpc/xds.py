@@ -292,7 +292,7 @@ class _Stream:
 
     def _may(self, name: str) -> bool:
         try:
-            assert self.principal is not None, "it has asked for something"  # noqa: S101
+            assert self.principal is not None, "it has asked for something"
             self.principal.require(PERMISSION, name)
         except PermissionDeniedError:
             return False

@@ -53,29 +53,30 @@ class SqliteRegistryStore:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self._worker: Thread | None = None
-        self._db: sqlite3.Connection | None = None
+        self._opened = False
 
     async def open(self) -> StoredRegistry:
         """See `RegistryStore.open`."""
-        worker = self._worker = Thread("switchboard-registry")
+        self._worker = Thread("switchboard-registry")
         try:
-            return await worker.call(self._open)
+            self._db, stored = await self._worker.call(self._open)
         except UnavailableError:
-            await self._release()
+            await self._worker.close()
             raise
+        self._opened = True
+        return stored
 
     def save(
         self, instances: Sequence[StoredInstance], removed: Sequence[Key], revision: int
     ) -> asyncio.Future[None]:
         """See `RegistryStore.save`."""
-        assert self._worker is not None, "it is open"  # noqa: S101
         return self._worker.call(lambda: self._save(instances, removed, revision))
 
     async def close(self, *, complete: bool) -> None:
         """See `RegistryStore.close`."""
-        if self._worker is None:
+        if not self._opened:
             return
+        self._opened = False
         try:
             if complete:
                 await self._worker.call(self._complete)
@@ -83,28 +84,31 @@ class SqliteRegistryStore:
             # The next start then takes it that the hub died, which is what it would be like.
             _logger.warning("%s", error)
         finally:
-            await self._release()
+            await self._worker.call(self._db.close)
+            await self._worker.close()
 
-    async def _release(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.call(self._close)
-            await worker.close()
-
-    def _open(self) -> StoredRegistry:
+    def _open(self) -> tuple[sqlite3.Connection, StoredRegistry]:
         with self._explained("opened"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            db = self._db = sqlite3.connect(
+            db = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=5.0
             )
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute(f"PRAGMA journal_size_limit={MAX_WAL_BYTES}")
-            self._migrate(db)
-            revision, complete = db.execute("SELECT revision, complete FROM state").fetchone()
-            rows = db.execute("SELECT service, id, crc, content FROM instances").fetchall()
-            with transaction(db):
-                db.execute("UPDATE state SET complete = 0")
+            try:
+                return db, self._begin(db)
+            except BaseException:
+                db.close()
+                raise
+
+    def _begin(self, db: sqlite3.Connection) -> StoredRegistry:
+        """Reads what there is; from now on, until `_complete`, it may be more."""
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA journal_size_limit={MAX_WAL_BYTES}")
+        self._migrate(db)
+        revision, complete = db.execute("SELECT revision, complete FROM state").fetchone()
+        rows = db.execute("SELECT service, id, crc, content FROM instances").fetchall()
+        with transaction(db):
+            db.execute("UPDATE state SET complete = 0")
         instances = []
         for row in rows:
             stored = from_row(row)
@@ -131,7 +135,7 @@ class SqliteRegistryStore:
     def _save(
         self, instances: Sequence[StoredInstance], removed: Sequence[Key], revision: int
     ) -> None:
-        db = self._connection()
+        db = self._db
         with self._explained("written to"), transaction(db):
             db.executemany(
                 "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?)", map(to_row, instances)
@@ -140,18 +144,8 @@ class SqliteRegistryStore:
             db.execute("UPDATE state SET revision = ?", (revision,))
 
     def _complete(self) -> None:
-        db = self._connection()
-        with self._explained("written to"), transaction(db):
-            db.execute("UPDATE state SET complete = 1")
-
-    def _connection(self) -> sqlite3.Connection:
-        assert self._db is not None, "it is open"  # noqa: S101
-        return self._db
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        with self._explained("written to"), transaction(self._db):
+            self._db.execute("UPDATE state SET complete = 1")
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

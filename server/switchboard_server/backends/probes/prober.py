@@ -57,7 +57,7 @@ class NetworkProber:
             except OSError as error:
                 # As with "localhost", which is ::1 first, where many do not listen.
                 failure = error
-        assert failure is not None, "there is an address"  # noqa: S101
+        assert failure is not None, "there is an address"
         raise failure
 
     async def _probe_at(self, address: str, target: Target, seconds: float) -> Verdict:

@@ -91,7 +91,7 @@ class JournalGroups:
 
     async def read_each(self, sequences: Sequence[int]) -> Found:
         """See `GroupStore.read_each`."""
-        self._check()
+        self._running()
         return await self._read_each(sequences)
 
     async def dead_letters(
@@ -187,11 +187,14 @@ class JournalGroups:
         applied.exception()
 
     def compact(self) -> asyncio.Task[None]:
-        """Makes the journal anew, of what is live; by itself, when it has grown."""
-        assert self._thread is not None  # noqa: S101
+        """Makes the journal anew, of what is live; called by itself when it has grown.
+
+        Raises:
+            UnavailableError: The store is closed.
+        """
+        thread = self._running()
         self._flush()
-        copied = self._thread.call(self._state.live)
-        making = self._journal.compact(self._live(copied))
+        making = self._journal.compact(self._live(thread, thread.call(self._state.live)))
         self._compacting = asyncio.create_task(self._compact(making))
         return self._compacting
 
@@ -201,25 +204,29 @@ class JournalGroups:
         except UnavailableError as error:
             _logger.warning("the journal of groups was not made anew: %s", error.message)
 
-    async def _live(self, copied: "Future[Any]") -> AsyncIterator[bytes]:
-        assert self._thread is not None  # noqa: S101
+    async def _live(self, thread: Thread, copied: "Future[Any]") -> AsyncIterator[bytes]:
         parts = await copied
-        while (part := await self._thread.call(lambda: next(parts, None))) is not None:
+        while (part := await thread.call(lambda: next(parts, None))) is not None:
             for record in part:
                 yield record
 
     async def _ask(self, question: Callable[[], T]) -> T:
-        self._check()
-        assert self._thread is not None  # noqa: S101
+        thread = self._running()
         self._flush()
         try:
-            return await self._thread.call(question)
+            return await thread.call(question)
         except sqlite3.Error as error:
             raise unavailable(f"groups cannot be read: {error}") from error
 
-    def _check(self) -> None:
+    def _running(self) -> Thread:
+        """The thread that has the tables.
+
+        Raises:
+            UnavailableError: The store is closed.
+        """
         if self._closed or self._thread is None:
             raise self._shut()
+        return self._thread
 
     def _shut(self) -> SwitchboardError:
         return UnavailableError("SHUTTING_DOWN", "the node does not keep these groups any more")

@@ -184,10 +184,10 @@ class Link:
             while True:
                 url = self._urls[place % len(self._urls)]
                 try:
-                    await self._connect(url)
+                    connection = await self._connect(url)
                     backoff.reset()
                     complaints.end()
-                    await self._attend(url)
+                    await self._attend(connection, url)
                 except UnavailableError as error:
                     self._problem = error.message
                     complaints.tell(f"{error.message}; trying again")
@@ -201,7 +201,7 @@ class Link:
             self._problem = "the hub shuts down"
             await self._let_go()
 
-    async def _connect(self, url: URL) -> None:
+    async def _connect(self, url: URL) -> "_Connection":
         self._transport = Transport()
         connection = _Connection(
             url.update_query(heartbeat=str(self._heartbeat), name=self._name),
@@ -217,11 +217,10 @@ class Link:
         self._up.set()
         _logger.info("connected to RabbitMQ %s at %s", version, url.host)
         self._tell_all(True)
+        return connection
 
-    async def _attend(self, url: URL) -> None:
-        """Waits for the end of the connection, and looks whether it is blocked meanwhile."""
-        connection = self._connection
-        assert connection is not None  # noqa: S101
+    async def _attend(self, connection: "_Connection", url: URL) -> None:
+        """Waits for the end of a connection, and looks whether it is blocked meanwhile."""
         closing = connection.closing
         while not closing.done():
             await asyncio.wait([closing], timeout=_LOOK_SECONDS)

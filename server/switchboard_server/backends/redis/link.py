@@ -249,7 +249,7 @@ class RedisLink:
     async def _supervise(self) -> None:
         failures = 0
         task = asyncio.current_task()
-        assert task is not None, "it is one"  # noqa: S101
+        assert task is not None, "it is one"
         # Asked each time: a connection that fails as the task is cancelled may swallow that.
         while not task.cancelling():
             for address in self._addresses:

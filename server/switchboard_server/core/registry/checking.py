@@ -111,7 +111,7 @@ class Checker:
 
     async def _check(self, entry: Entry, generation: int) -> None:
         target, check = entry.target, entry.instance.spec.check
-        assert target is not None, "one without is not begun"  # noqa: S101
+        assert target is not None, "one without is not begun"
         began = self._loop.time()
         try:
             verdict = await self._prober.probe(target, check.timeout_ns / SECOND_NS)

@@ -186,7 +186,7 @@ class Holds:
         return True
 
     def _renew(self, lease: Lease, load: float | None) -> None:
-        assert isinstance(lease, SharedLease), "this is who makes them"  # noqa: S101
+        assert isinstance(lease, SharedLease), "this is who makes them"
         entry = lease.entry
         if entry.holder is not lease:
             return

@@ -78,7 +78,7 @@ class Inspector:
 
     def found(self, entry: Entry, verdict: Verdict) -> None:
         """Takes what a check has found."""
-        assert isinstance(entry, SharedEntry), "no other is checked"  # noqa: S101
+        assert isinstance(entry, SharedEntry), "no other is checked"
         if not entry.owned:
             return
         key, birth = entry.instance.key, entry.record.birth

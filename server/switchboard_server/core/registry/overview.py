@@ -129,7 +129,7 @@ def _summary(service: Service, *, with_instances: bool) -> Summary:
 
 def _precedence(text: str) -> Version:
     version = parse_version(text)
-    assert version is not None, "a registered version is one"  # noqa: S101
+    assert version is not None, "a registered version is one"
     return version
 
 

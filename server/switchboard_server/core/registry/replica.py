@@ -85,7 +85,7 @@ class Replica(Roster):
     def entry(self, key: Key) -> SharedEntry | None:
         """An instance; None: there is none."""
         found = self.find(key)
-        assert found is None or isinstance(found, SharedEntry), "no other is put in"  # noqa: S101
+        assert found is None or isinstance(found, SharedEntry), "no other is put in"
         return found
 
     def entries(self) -> list[SharedEntry]:
@@ -177,7 +177,7 @@ class Replica(Roster):
             changes.append((_difference(entry, before.status, now), entry))
         for key in gone:
             entry = self.entry(key)
-            assert entry is not None, "it was there"  # noqa: S101
+            assert entry is not None, "it was there"
             self._drop(key, revision)
             change = _difference(entry, entry.instance.status, now)
             change.cause = RemovalCause.LEASE_EXPIRED

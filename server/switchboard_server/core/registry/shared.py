@@ -131,7 +131,7 @@ class SharedRegistry(Registry):
         token, joins = self._store.token(), self._joins
         try:
             record = await self._store.hold(key, token)
-            assert record is not None, "it is held whoever did before"  # noqa: S101
+            assert record is not None, "it is held whoever did before"
             entry = await self._reached(record)
             self._check_held(entry, record, joins)
         except UnavailableError:
@@ -150,7 +150,7 @@ class SharedRegistry(Registry):
     def let_go(self, lease: Lease, *, broken: bool) -> None:
         """See `Registry.let_go`."""
         del self._leases[lease]
-        assert isinstance(lease, SharedLease), "keep_alive made it"  # noqa: S101
+        assert isinstance(lease, SharedLease), "keep_alive made it"
         self._holds.end(lease, broken=broken and self._closing is None)
 
     async def deregister(self, key: Key, principal: Principal = ANONYMOUS) -> int:
@@ -286,7 +286,7 @@ class SharedRegistry(Registry):
         self._joins += 1
         self._inspector.restart()
         for lease in self._leases:
-            assert isinstance(lease, SharedLease), "keep_alive made it"  # noqa: S101
+            assert isinstance(lease, SharedLease), "keep_alive made it"
             self._holds.again(lease)
 
     def withheld(self, since_ns: int, count: int) -> None:
@@ -392,7 +392,7 @@ class SharedRegistry(Registry):
             self.availability.set()
 
     async def _published(self, changes: Sequence[Change]) -> None:
-        assert self._publish is not None, "else nobody announces"  # noqa: S101
+        assert self._publish is not None, "else nobody announces"
         if not self._store.alive:
             # Another node may do it by now, and know more.
             raise UnavailableError("REGISTRY_UNAVAILABLE", "this hub may be cut off")
