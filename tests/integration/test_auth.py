@@ -265,6 +265,24 @@ async def test_a_stream_that_nobody_reads_ends_too_when_the_token_expires(
     assert failure.reason == "TOKEN_EXPIRED"
 
 
+async def test_one_that_leaves_while_its_stream_ends_is_no_defect(tmp_path: Path) -> None:
+    narrow = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
+    with running(tmp_path, SETTINGS) as hub:
+        short = token("events.subscribe", seconds=2)
+        async with (
+            connect(hub, token(*EVERYTHING)) as publisher,
+            connect(hub, short, narrow) as leaving,
+            connect(hub, short) as clock,
+            leaving.subscribe("a"),
+            clock.subscribe("nothing") as idle,
+        ):
+            for _ in range(20):
+                await publisher.publish(an_event("a", binary=bytes(1_000_000)))
+            # The end of the other one waits behind what is not read.
+            assert (await failing(idle.next())).reason == "TOKEN_EXPIRED"
+        assert hub.terminate() == 0
+
+
 @pytest.mark.parametrize(
     ("algorithm", "make"),
     [

@@ -79,5 +79,6 @@ async def abort(
                 error.message,
                 (("grpc-status-details-bin", status_details(error)),),
             )
-    except TimeoutError:
+    except (TimeoutError, grpc.aio.InternalError):
+        # The latter where the client goes away meanwhile.
         raise asyncio.CancelledError from error
