@@ -162,6 +162,9 @@ def test_a_verifier_remembers_no_more_tokens_than_it_may_and_forgets_the_least_u
         ({"permissions": [1]}, "list of strings"),
         ({"permissions": None}, "list of strings"),
         ({"scope": ["events.publish"]}, "'scope'"),
+        # JSON can hold halves of surrogate pairs, and an event cannot.
+        ({"sub": "\ud800"}, "surrogate"),
+        ({"permissions": ["events.publish:\udfff"]}, "surrogate"),
     ],
 )
 def test_claims_that_are_wrong_are_named(claims: dict[str, Any], says: str) -> None:
@@ -250,6 +253,8 @@ def test_permissions_come_from_both_claims_and_an_empty_scope_permits_nothing() 
     [
         ("", [], 1, "subject", "1 to 255"),
         ("x" * 256, [], 1, "subject", "1 to 255"),
+        ("\udcff", [], 1, "subject", "UTF-8"),
+        ("a", ["events.publish:\udcff"], 1, "permission", "scope"),
         ("a", ["events.publish", "publish"], 1, "permission", "groups.manage"),
         ("a", ["events.publish:"], 1, "permission", "scope"),
         ("a", ["events.publish:*.x"], 1, "permission", "prefix"),

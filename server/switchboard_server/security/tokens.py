@@ -112,7 +112,10 @@ class TokenVerifier:
         subject = claims["sub"]
         if not subject or len(subject) > MAX_NAME:
             raise _invalid(f"has a subject (sub) that is empty or longer than {MAX_NAME}")
-        return Principal(subject, _permissions(claims), expires_at), expires_at
+        permissions = _permissions(claims)
+        if not _is_text(subject, *permissions):
+            raise _invalid("has a subject or a permission with half of a surrogate pair")
+        return Principal(subject, permissions, expires_at), expires_at
 
     def _decode(self, token: str) -> Mapping[str, Any]:
         if len(token) > MAX_TOKEN:
@@ -148,6 +151,15 @@ class TokenVerifier:
 
 def _invalid(problem: str) -> UnauthenticatedError:
     return UnauthenticatedError("TOKEN_INVALID", f"the token {problem}")
+
+
+def _is_text(*strings: str) -> bool:
+    """Whether strings can be told on: JSON can hold halves of surrogate pairs, an event cannot."""
+    try:
+        "".join(strings).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
@@ -227,6 +239,8 @@ def _mint_violations(
 ) -> Iterable[Violation]:
     if not 1 <= len(subject) <= MAX_NAME:
         yield Violation("subject", f"must have 1 to {MAX_NAME} characters")
+    if not _is_text(subject):
+        yield Violation("subject", "is no UTF-8 text")
     if expires_minutes < 1:
         yield Violation("expires_minutes", "must be at least 1")
     for permission in permissions:
@@ -234,7 +248,7 @@ def _mint_violations(
         if name not in PERMISSIONS:
             allowed = ", ".join(PERMISSIONS)
             yield Violation("permission", f"{name!r} does not exist; there are {allowed}")
-        if colon and (not 1 <= len(scope) <= MAX_NAME or "*" in scope[:-1]):
+        if colon and (not 1 <= len(scope) <= MAX_NAME or "*" in scope[:-1] or not _is_text(scope)):
             yield Violation(
                 "permission",
                 f"{permission!r} has no valid scope; after the colon comes a name of up to "
