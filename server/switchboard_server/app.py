@@ -32,6 +32,8 @@ from switchboard_server.telemetry.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
     from switchboard_server.rpc.xds import XdsService
+    from switchboard_server.security.jwks import KeySet
+    from switchboard_server.security.keys import Keys
 
 EXIT_CANNOT_START = 1
 """Exit code when a port, the data folder or a key cannot be had."""
@@ -139,7 +141,7 @@ class Hub:
             stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
-            self._announce(parts, port, bridge.port, encrypted=tls is not None, tokens=bool(keys))
+            self._announce(parts, port, bridge.port, keys, encrypted=tls is not None)
             await self._stop.wait()
 
     def _signalled(self) -> None:
@@ -210,7 +212,13 @@ class Hub:
         await stopping
 
     def _announce(
-        self, parts: Parts, grpc_port: int, port: int, *, encrypted: bool, tokens: bool
+        self,
+        parts: Parts,
+        grpc_port: int,
+        port: int,
+        keys: "Keys | KeySet | None",
+        *,
+        encrypted: bool,
     ) -> None:
         """Says where the hub is, and where to go next."""
         server = self._settings.server
@@ -220,17 +228,9 @@ class Hub:
         lines = [f"switchboard {__version__}: gRPC on {host}:{grpc_port}, events {parts.kept}"]
         lines.append(f"  console           {scheme}://{host}:{port}/")
         lines.append(f"  health, metrics   {scheme}://{host}:{port}/health and /metrics")
-        if tokens:
+        if keys is not None:
             flags += '-H "authorization: Bearer $TOKEN" '
-            lines.append(
-                "  tokens            asked for; make one with: "
-                f"{_interpreter()} -m switchboard_server token --subject me "
-                "--permission events.publish --permission events.subscribe"
-            )
-        else:
-            lines.append(
-                "  tokens            not asked for (JWT_SECRET_KEY is not set): loopback only"
-            )
+        lines.append(f"  tokens            {_about_tokens(keys)}")
         lines.append("  publish an event:")
         lines.append(
             f"    grpcurl {flags}-d '"
@@ -244,6 +244,18 @@ class Hub:
             f"' {host}:{grpc_port} switchboard.v1.EventService/Subscribe"
         )
         _say("\n".join(lines))
+
+
+def _about_tokens(keys: "Keys | KeySet | None") -> str:
+    """Whether callers need a token, and where they get one."""
+    if keys is None:
+        return "not asked for (JWT_SECRET_KEY is not set): loopback only"
+    if keys.signing is None:
+        return "asked for; who has the private key makes them, not this hub"
+    return (
+        f"asked for; make one with: {_interpreter()} -m switchboard_server token --subject me "
+        "--permission events.publish --permission events.subscribe"
+    )
 
 
 def _interpreter() -> str:

@@ -47,6 +47,9 @@ class Issuer:
                     self.send_header("Location", "/jwks")
                     self.end_headers()
                     return
+                if self.path == "/mail":
+                    self.wfile.write(b"220 mail.example ESMTP\r\n")
+                    return
                 self.send_response(503 if issuer.keys is None else 200)
                 self.end_headers()
                 self.wfile.write(issuer.keys or b"")
@@ -130,6 +133,19 @@ async def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
     settings = {**MEMORY, "JWT_ALGORITHM": "ES256", "JWT_JWKS": str(file)}
     with running(tmp_path / "hub", settings) as hub:
         assert isinstance(await publish(hub, signed(FIRST, "first")), PublishResponse)
+
+
+async def test_a_hub_starts_where_something_else_than_an_issuer_answers(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    place = issuer.url.replace("/jwks", "/mail")
+    settings = {**MEMORY, "JWT_ALGORITHM": "ES256", "JWT_JWKS": place}
+    with running(tmp_path, settings) as hub:
+        refused = grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE"
+        assert await publish(hub, signed(FIRST, "first")) == refused
+        assert "does not speak HTTP" in hub.text
+        # The command would refuse to.
+        assert "make one with" not in hub.text
 
 
 def test_another_place_is_not_followed_to(issuer: Issuer) -> None:

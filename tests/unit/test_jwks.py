@@ -115,6 +115,7 @@ def test_only_keys_that_fit_the_algorithm_are_taken(algorithm: str, key: Any) ->
         entry(ec.generate_private_key(ec.SECP384R1()), "curve"),
         {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
         {"kty": "RSA", "kid": "damaged"},
+        entry(key, "uses", key_ops=7),
         {"kid": 7, **{k: v for k, v in entry(key).items() if k != "kid"}},
     )
     found = parse_set(text, algorithm)
@@ -147,6 +148,10 @@ def test_what_is_no_set_of_use_is_refused(text: bytes, problem: str) -> None:
         ("http://127.0.0.1/jwks", None),
         ("http://[::1]:1/jwks", None),
         ("http://issuer.example/jwks", "unencrypted"),
+        ("https://issuer.example:x/jwks", "is no URL"),
+        ("https://issuer.example:65536/jwks", "is no URL"),
+        ("https://issuer.example/my keys", "escaped"),
+        ("https://issuer.example/clés", "escaped"),
         ("ftp://issuer.example/jwks", "must be a file, or a URL"),
         ("file:///etc/passwd", "must be a file, or a URL"),
         ("https://", "must be a file, or a URL"),

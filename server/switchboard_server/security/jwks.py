@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+import re
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -29,6 +31,9 @@ MAX_BYTES = 1024 * 1024
 """Largest set that is taken."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts from which a set may come without encryption."""
+
+_URL = re.compile(r"[!-~]+")
+"""Printable ASCII, which is all that a URL may be made of: RFC 3986."""
 
 _logger = logging.getLogger(__name__)
 
@@ -54,9 +59,11 @@ def check_place(place: str) -> str | None:
         return None
     try:
         parts = urlsplit(place)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port  # Reading the port fails where it is none.
     except ValueError:
         return "is no URL"
+    if not _URL.fullmatch(place):
+        return "is no URL: it has a character that has to be escaped in one, such as %20"
     if not host or parts.scheme not in ("https", "http"):
         return "must be a file, or a URL such as https://issuer.example/.well-known/jwks.json"
     if parts.scheme == "http" and host not in LOOPBACK:
@@ -88,7 +95,8 @@ def parse_set(text: bytes, algorithm: str) -> dict[str, PublicKey]:
 def _key(entry: Mapping[str, Any], algorithm: str) -> tuple[str, PublicKey] | None:
     if entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
         return None
-    if "verify" not in entry.get("key_ops", ["verify"]):
+    uses = entry.get("key_ops", ["verify"])
+    if not isinstance(uses, list) or "verify" not in uses:
         return None
     try:
         key = jwt.PyJWK(dict(entry), algorithm).key
@@ -111,11 +119,14 @@ def fetch(place: str) -> bytes:
     if is_url(place):
         until = time.monotonic() + FETCH_SECONDS
         text = bytearray()
-        with _opener.open(place, timeout=FETCH_SECONDS) as response:
-            while (part := response.read1(64 * 1024)) and len(text) <= MAX_BYTES:
-                text += part
-                if time.monotonic() > until:
-                    raise TimeoutError(f"took longer than {FETCH_SECONDS:g} seconds")
+        try:
+            with _opener.open(place, timeout=FETCH_SECONDS) as response:
+                while (part := response.read1(64 * 1024)) and len(text) <= MAX_BYTES:
+                    text += part
+                    if time.monotonic() > until:
+                        raise TimeoutError(f"took longer than {FETCH_SECONDS:g} seconds")
+        except HTTPException as error:  # Which is no OSError, as all else is that goes wrong here.
+            raise OSError(f"what answers there does not speak HTTP ({error!r})") from error
     else:
         with Path(place).open("rb") as file:
             text = bytearray(file.read(MAX_BYTES + 1))
