@@ -35,8 +35,10 @@ _EXCHANGE = re.compile(r"(?!amq\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DOTTED_NUMBER = re.compile(r"[0-9.]+")
 
 MIB = 1024 * 1024
-MAX_EXPIRE_MINUTES = 100 * 366 * 24 * 60
-"""A hundred years: what a token may be valid at most, in minutes."""
+MAX_SECONDS = 100 * 366 * 24 * 3600
+"""A hundred years. More nanoseconds before now than that would not fit into 64 bits everywhere."""
+MAX_EXPIRE_MINUTES = MAX_SECONDS // 60
+"""What a token may be valid at most, in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,14 @@ def split_origins(text: str) -> list[str]:
 def _check_origins(text: str) -> str:
     for origin in split_origins(text):
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(origin)
+            raise ValueError
     return text
 
 
 Host = Annotated[str, AfterValidator(_check_host), Allowed("an IP address or a host name")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Age = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 PingSeconds = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FrameBytes = Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)]
 Origins = Annotated[
@@ -331,9 +334,7 @@ class StorageSettings(Section):
     data_dir: Path = Field(default=Path("./data"), alias="SWITCHBOARD_DATA_DIR")
     """Folder of the log; it is made if need be. One hub at a time can use it."""
 
-    retention_seconds: int = Field(
-        default=7 * 24 * 3600, ge=0, alias="SWITCHBOARD_RETENTION_SECONDS"
-    )
+    retention_seconds: Age = Field(default=7 * 24 * 3600, alias="SWITCHBOARD_RETENTION_SECONDS")
     """Age in seconds after which events are removed, at least SWITCHBOARD_IDEMPOTENCY_SECONDS. 0:
     age removes nothing."""
 
@@ -459,7 +460,9 @@ class LimitSettings(Section):
     PublishStream is read more slowly, and other calls are refused with RESOURCE_EXHAUSTED. 0: any
     number; so it is for callers without a token too."""
 
-    idempotency_seconds: int = Field(default=120, ge=1, alias="SWITCHBOARD_IDEMPOTENCY_SECONDS")
+    idempotency_seconds: int = Field(
+        default=120, ge=1, le=MAX_SECONDS, alias="SWITCHBOARD_IDEMPOTENCY_SECONDS"
+    )
     """Seconds within which an event that is published again, by source_service and id, is answered
     with its first result. Over a restart those are remembered that are still retained."""
 
@@ -478,11 +481,11 @@ class GroupSettings(Section):
     """Consumer groups that there may be; in a cluster, in each of the four parts into which their
     names fall. Beyond it a Subscribe that would make one is refused with RESOURCE_EXHAUSTED."""
 
-    idle_seconds: int = Field(default=0, ge=0, alias="SWITCHBOARD_GROUP_IDLE_SECONDS")
+    idle_seconds: Age = Field(default=0, alias="SWITCHBOARD_GROUP_IDLE_SECONDS")
     """Seconds without a member after which a consumer group is deleted, with its position and its
     dead letters. 0: never."""
 
-    dead_letter_seconds: int = Field(default=0, ge=0, alias="SWITCHBOARD_DEAD_LETTER_SECONDS")
+    dead_letter_seconds: Age = Field(default=0, alias="SWITCHBOARD_DEAD_LETTER_SECONDS")
     """Seconds after which dead letters are removed. 0: never."""
 
 

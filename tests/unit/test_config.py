@@ -1,9 +1,12 @@
 """The settings: what is read, and what is said about what cannot be."""
 
+import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -16,7 +19,9 @@ from switchboard_server.config import (
     load_settings,
     setting_rows,
 )
+from switchboard_server.config_sections import MAX_SECONDS
 from switchboard_server.core.realtime.history import HistoryPolicy
+from switchboard_server.security.tokens import TokenVerifier
 
 SECRET = "0123456789abcdef0123456789abcdef"
 CLUSTER = {
@@ -36,6 +41,15 @@ def problems(env: Mapping[str, str], env_file: Path | None = None) -> dict[str, 
     found = {problem.key: problem for problem in caught.value.problems}
     assert len(found) == len(caught.value.problems)
     return found
+
+
+def told(env: Mapping[str, str]) -> str:
+    """What is said about settings; nothing where they are taken."""
+    try:
+        load(env)
+    except SettingsError as error:
+        return str(error)
+    return ""
 
 
 def write_keys(folder: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> dict[str, str]:
@@ -116,10 +130,10 @@ def test_all_problems_are_reported_at_once_with_key_value_and_what_is_allowed() 
         "SWITCHBOARD_LOG": "SWITCHBOARD_LOG='sqlight': must be sqlite or memory",
         "SWITCHBOARD_BACKEND": "SWITCHBOARD_BACKEND='clutter': must be embedded or cluster",
         "SWITCHBOARD_SHUTDOWN_SECONDS": (
-            "SWITCHBOARD_SHUTDOWN_SECONDS='nan': must be a number of at least 0"
+            "SWITCHBOARD_SHUTDOWN_SECONDS='nan': must be a number from 0 to 3162240000"
         ),
         "SWITCHBOARD_RETENTION_SECONDS": (
-            "SWITCHBOARD_RETENTION_SECONDS='-1': must be a whole number of at least 0"
+            "SWITCHBOARD_RETENTION_SECONDS='-1': must be a whole number from 0 to 3162240000"
         ),
         "JWT_SECRET_KEY": (
             "JWT_SECRET_KEY: is 20 bytes long, and HS256 needs at least 32 random bytes; "
@@ -156,6 +170,31 @@ def test_a_secret_is_as_long_as_its_hash(algorithm: str, least: int) -> None:
     env = {"JWT_ALGORITHM": algorithm, "JWT_SECRET_KEY": "k" * (least - 1)}
     assert f"at least {least}" in problems(env)["JWT_SECRET_KEY"].text
     assert load(env | {"JWT_SECRET_KEY": "k" * least}).auth.load_keys() is not None
+
+
+def test_a_secret_of_any_bytes_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = bytes(range(128, 168))
+    monkeypatch.setitem(os.environb, b"JWT_SECRET_KEY", raw)
+    keys = load({"JWT_SECRET_KEY": os.environ["JWT_SECRET_KEY"]}).auth.load_keys()
+    signed = jwt.encode({"sub": "a", "exp": time.time() + 60}, raw)
+    assert keys is not None
+    assert TokenVerifier(keys).verify(signed).subject == "a"
+
+
+@pytest.mark.parametrize("name", [row.name for row in setting_rows()])
+def test_whatever_stands_in_the_environment_is_taken_or_told(name: str) -> None:
+    for value in ("\udcff", "9" * 30, "1e400", "\x00", "[::1", "//", "x" * 10_000):
+        said = told({name: value})
+        assert not said or name in said
+
+
+def test_times_reach_back_no_further_than_64_bits_of_nanoseconds() -> None:
+    ages = [row for row in setting_rows() if row.allowed.endswith(" 3162240000")]
+    assert len(ages) == 5
+    for row in ages:
+        assert f"to {MAX_SECONDS}" in problems({row.name: str(MAX_SECONDS + 1)})[row.name].text
+    together = {row.name: str(MAX_SECONDS) for row in ages}
+    assert load(together).limits.idempotency_seconds == MAX_SECONDS
 
 
 def test_no_secret_shows_in_a_problem_or_in_the_printed_settings(tmp_path: Path) -> None:

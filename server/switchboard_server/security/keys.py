@@ -136,7 +136,8 @@ def load_keys(
 
 
 def _secret_keys(algorithm: str, secret: str) -> Keys:
-    raw = secret.encode()
+    # Bytes of the environment that are no UTF-8 come as lone surrogates.
+    raw = secret.encode(errors="surrogateescape")
     shortest = MIN_SECRET_BYTES[algorithm]
     if len(raw) < shortest:
         text = (
