@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from tests.e2e.cluster.faults import Fault
 from tests.e2e.cluster.nodes import Hubs, Node, running
-from tests.e2e.cluster.report import table
+from tests.e2e.cluster.report import endure
 from tests.e2e.cluster.trial import Trial
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.rabbit_cluster import RabbitNode, rabbit_nodes, until_whole
@@ -91,11 +91,8 @@ async def test_events_go_on_whichever_node_of_rabbitmq_fails(tmp_path: Path) -> 
         redis = stack.enter_context(RedisServer(tmp_path / "redis"))
         rabbits = await stack.enter_async_context(rabbit_nodes(tmp_path, 3))
         trial = Trial(await stack.enter_async_context(hubs(tmp_path, rabbits, [redis])), RATE)
-        async with trial.running():
-            rows = [await trial.meet(killed(each, rabbits)) for each in rabbits]
-            rows.append(await trial.meet(frozen(rabbits[0])))
-            await trial.finish()
-    print(f"\n{table([*rows, trial.totals])}\n{trial.tally}")
+        kills = [killed(each, rabbits) for each in rabbits]
+        rows = await endure(trial, *kills, frozen(rabbits[0]))
     assert max(row.pause for row in rows[:-1]) < MOST_PAUSE_SECONDS
 
 
@@ -110,7 +107,4 @@ async def test_rooms_and_discovery_go_on_when_a_replica_takes_over_from_redis(
         for server in (rabbit, one, two):
             stack.enter_context(server)
         trial = Trial(await stack.enter_async_context(hubs(tmp_path, [rabbit], [one, two])), RATE)
-        async with trial.running():
-            rows = [await trial.meet(failed_over(*pair)) for pair in ((one, two), (two, one))]
-            await trial.finish()
-    print(f"\n{table([*rows, trial.totals])}\n{trial.tally}")
+        await endure(trial, failed_over(one, two), failed_over(two, one))

@@ -1,6 +1,5 @@
 """A realtime client over gRPC, as tests want it: every wait has an end."""
 
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -83,10 +82,5 @@ class Connected:
             self.joined.append(response.joined)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.call.cancel()

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import struct
-from types import TracebackType
 from typing import Self
 
 from tests.support.servers import LOOPBACK, free_port
@@ -128,10 +127,5 @@ class TcpProxy:
         await self.restore()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.cut()

@@ -1,8 +1,9 @@
-"""The table of a trial."""
+"""A trial by faults, and the table of what they did."""
 
 from collections.abc import Sequence
 
-from tests.e2e.cluster.trial import Row
+from tests.e2e.cluster.faults import Fault
+from tests.e2e.cluster.trial import Row, Trial
 
 _COLUMNS = "{:<26} {:>8} {:>7} {:>7} {:>7} {:>10} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}"
 HEADING = _COLUMNS.format(
@@ -26,3 +27,20 @@ def line(row: Row) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Rows under their heading."""
     return "\n".join((HEADING, *map(line, rows)))
+
+
+async def endure(trial: Trial, *befalling: Fault) -> list[Row]:
+    """Lets faults befall hubs under load, one after the other, and prints what each did.
+
+    Args:
+        trial: The load, and the checks of what was answered.
+        befalling: The faults.
+
+    Raises:
+        AssertionError: Something that was answered did not hold.
+    """
+    async with trial.running():
+        rows = [await trial.meet(fault) for fault in befalling]
+        await trial.finish()
+    print(f"\n{table([*rows, trial.totals])}\n{trial.tally}")
+    return rows

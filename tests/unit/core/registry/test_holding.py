@@ -1,17 +1,33 @@
 """KeepAlive streams where nodes share the registry: who holds a lease, and what ends that."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from switchboard_server.core.errors import AbortedError, NotFoundError, UnavailableError
 from switchboard_server.core.registry.directory import BROKEN_SECONDS
+from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Status
 from switchboard_server.core.registry.sweeping import ASLEEP_SECONDS, AWAKE_SECONDS
-from tests.support.held_leases import LEASE, THERE, held, reason_of
+from tests.support.held_leases import LEASE, LEASE_NS, THERE, held, reason_of
 from tests.support.loop import passing, turns
 from tests.support.registries import a_spec
-from tests.support.shared_registry import a_key, sharing
+from tests.support.shared_registry import SharingNode, a_key, sharing
+
+
+@asynccontextmanager
+async def unanswered() -> AsyncIterator[tuple[SharingNode, SharingNode, asyncio.Future[Lease]]]:
+    """Two nodes, and a hold of the first one that is done and not answered yet."""
+    async with sharing(2) as nodes:
+        one, two = nodes.nodes
+        await one.register(1, lease_ns=LEASE_NS)
+        await turns()
+        one.store.held = True
+        holding = asyncio.ensure_future(one.registry.keep_alive(a_key(), None))
+        await turns()
+        yield one, two, holding
 
 
 async def test_a_stream_that_speaks_holds_the_lease_and_writes_nothing() -> None:
@@ -150,7 +166,7 @@ async def test_a_node_that_hears_late_does_not_take_back_what_another_holds() ->
 async def test_a_hold_whose_answer_was_lost_is_let_go_after_a_lease() -> None:
     async with sharing(2) as nodes:
         one, two = nodes.nodes
-        await one.register(1, lease_ns=round(LEASE * 1e9))
+        await one.register(1, lease_ns=LEASE_NS)
         one.store.lost = True
         with pytest.raises(UnavailableError):
             await one.registry.keep_alive(a_key(), None)
@@ -165,12 +181,7 @@ async def test_a_hold_whose_answer_was_lost_is_let_go_after_a_lease() -> None:
 
 
 async def test_a_hold_that_is_given_up_is_let_go_as_if_the_stream_broke() -> None:
-    async with sharing(2) as nodes:
-        one, two = nodes.nodes
-        await one.register(1, lease_ns=round(LEASE * 1e9))
-        one.store.held = True
-        holding = asyncio.ensure_future(one.registry.keep_alive(a_key(), None))
-        await turns()
+    async with unanswered() as (one, two, holding):
         assert two.entry().record.holder != ""
         holding.cancel()
         one.store.release()
@@ -182,13 +193,7 @@ async def test_a_hold_that_is_given_up_is_let_go_as_if_the_stream_broke() -> Non
 
 
 async def test_a_hold_is_refused_where_it_was_taken_over_before_it_was_answered() -> None:
-    async with sharing(2) as nodes:
-        one, two = nodes.nodes
-        await one.register(1)
-        await turns()
-        one.store.held = True
-        holding = asyncio.ensure_future(one.registry.keep_alive(a_key(), None))
-        await turns()
+    async with unanswered() as (one, two, holding):
         other = await two.registry.keep_alive(a_key(), None)
         one.store.release()
         with pytest.raises(AbortedError) as caught:
@@ -198,13 +203,7 @@ async def test_a_hold_is_refused_where_it_was_taken_over_before_it_was_answered(
 
 
 async def test_a_hold_is_refused_where_the_instance_went_before_it_was_answered() -> None:
-    async with sharing(2) as nodes:
-        one, two = nodes.nodes
-        await one.register(1)
-        await turns()
-        one.store.held = True
-        holding = asyncio.ensure_future(one.registry.keep_alive(a_key(), None))
-        await turns()
+    async with unanswered() as (one, two, holding):
         await two.registry.deregister(a_key())
         await turns()
         one.store.release()
@@ -226,7 +225,7 @@ async def test_loads_that_could_not_be_told_are_told_later_and_only_the_last_one
 
 async def test_a_registration_anew_leaves_the_lease_to_the_stream() -> None:
     async with held() as (_, one, two, lease):
-        await two.registry.register(a_spec(1, zone="z", lease_ns=round(LEASE * 1e9)))
+        await two.registry.register(a_spec(1, zone="z", lease_ns=LEASE_NS))
         await passing(LEASE - 1)
         lease.renew(None)
         await passing(LEASE - 1)

@@ -1,11 +1,22 @@
 """Which node checks an instance that nodes share, and what becomes of what it finds."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from switchboard_server.core.registry.model import HealthCheck, Status
 from tests.support.loop import passing, turns
 from tests.support.registries import FAILED, TCP
-from tests.support.shared_registry import sharing
+from tests.support.shared_registry import Sharing, SharingNode, sharing
 
-ONCE = HealthCheck(TCP.probe, unhealthy_threshold=1)
+
+@asynccontextmanager
+async def checking() -> AsyncIterator[tuple[Sharing, SharingNode]]:
+    """A node that checks an instance, which is unhealthy once it fails."""
+    async with sharing(1) as nodes:
+        (node,) = nodes.nodes
+        await node.register(1, check=HealthCheck(TCP.probe, unhealthy_threshold=1))
+        await turns()
+        yield nodes, node
 
 
 async def test_each_instance_is_checked_by_one_node_and_by_another_when_that_is_gone() -> None:
@@ -23,10 +34,7 @@ async def test_each_instance_is_checked_by_one_node_and_by_another_when_that_is_
 
 
 async def test_what_was_found_while_the_place_could_not_be_used_is_told_later() -> None:
-    async with sharing(1) as nodes:
-        node = nodes.nodes[0]
-        await node.register(1, check=ONCE)
-        await turns()
+    async with checking() as (_, node):
         node.store.cut()
         node.prober.verdict = FAILED
         await passing(12)
@@ -37,10 +45,7 @@ async def test_what_was_found_while_the_place_could_not_be_used_is_told_later() 
 
 
 async def test_what_a_node_found_that_was_taken_for_dead_is_not_taken() -> None:
-    async with sharing(1) as nodes:
-        node = nodes.nodes[0]
-        await node.register(1, check=ONCE)
-        await turns()
+    async with checking() as (nodes, node):
         node.store.cut()
         node.prober.verdict = FAILED
         await passing(12)
@@ -53,10 +58,7 @@ async def test_what_a_node_found_that_was_taken_for_dead_is_not_taken() -> None:
 
 
 async def test_what_a_check_finds_that_was_given_away_meanwhile_counts_no_more() -> None:
-    async with sharing(1) as nodes:
-        node = nodes.nodes[0]
-        await node.register(1, check=ONCE)
-        await turns()
+    async with checking() as (nodes, node):
         entry, judged = node.entry(), len(nodes.place.judged)
         node.registry._inspector.forget(entry)
         node.registry._inspector.found(entry, FAILED)
@@ -66,10 +68,7 @@ async def test_what_a_check_finds_that_was_given_away_meanwhile_counts_no_more()
 
 
 async def test_what_is_well_again_before_it_could_be_told_is_not_told() -> None:
-    async with sharing(1) as nodes:
-        node = nodes.nodes[0]
-        await node.register(1, check=ONCE)
-        await turns()
+    async with checking() as (nodes, node):
         well, judged = node.prober.verdict, len(nodes.place.judged)
         node.store.cut()
         node.prober.verdict = FAILED
