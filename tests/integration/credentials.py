@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+
+from tests.support.pem import write_key_pair, write_private_key
 
 SECRET = "a secret of forty bytes, made for a test"
 EVERYTHING = ["events.publish", "events.subscribe", "events.view"]
@@ -92,11 +91,7 @@ def token(
 
 def write_keys(folder: Path, key: CertificateIssuerPrivateKeyTypes) -> dict[str, str]:
     """Writes a key pair, and returns the settings that name its files."""
-    private, public = folder / "private.pem", folder / "public.pem"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
+    private, public = write_key_pair(folder, key)
     return {"JWT_PRIVATE_KEY_FILE": str(private), "JWT_PUBLIC_KEY_FILE": str(public)}
 
 
@@ -138,5 +133,5 @@ def certify(folder: Path, name: str, issuer: Certificate | None = None) -> Certi
     )
     made = Certificate(certificate, key, folder / f"{name}.crt", folder / f"{name}.key")
     made.cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
-    made.key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_private_key(made.key_file, key)
     return made

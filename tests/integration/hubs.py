@@ -1,13 +1,13 @@
 """Hubs for tests that need one of their own."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import grpc
 
-from tests.integration.client import Client
+from tests.integration.client import Client, an_event, texts
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.hub import HubProcess
 
@@ -33,6 +33,22 @@ def connect(
     """
     own = ("grpc.use_local_subchannel_pool", 1)
     return Client(grpc.aio.insecure_channel(hub.address, options=[own, *options]), token)
+
+
+@asynccontextmanager
+async def suspected(hub: HubProcess, kind: str) -> AsyncIterator[Client]:
+    """A client that may misbehave: another one must be served during and after it.
+
+    Args:
+        hub: Where both are connected.
+        kind: An event type that nobody else uses.
+    """
+    bystander = f"{kind}.bystander"
+    async with connect(hub) as other, other.subscribe(bystander) as subscriber:
+        async with connect(hub) as client:
+            yield client
+        await other.publish(an_event(bystander, text="all is well"))
+        assert texts(await subscriber.events(1)) == ["all is well"]
 
 
 def cluster_settings(rabbit: RabbitServer, redis: RedisServer) -> dict[str, str]:

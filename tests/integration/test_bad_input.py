@@ -18,7 +18,7 @@ from switchboard.v1.event_service_pb2 import (
 )
 from tests.integration.bad_events import BAD_EVENTS, GARBAGE, NOT_UTF8, nested, part
 from tests.integration.client import Client, Failure, an_event, failing, numbered, texts
-from tests.integration.hubs import MEMORY, connect, running
+from tests.integration.hubs import MEMORY, connect, running, suspected
 from tests.support.hub import HubProcess
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -34,13 +34,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
 
 @pytest.fixture
 async def client(hub: HubProcess, kind: str) -> AsyncIterator[Client]:
-    """A client that may misbehave: another one must be served during and after it."""
-    bystander = f"{kind}.bystander"
-    async with connect(hub) as other, other.subscribe(bystander) as subscriber:
-        async with connect(hub) as client:
-            yield client
-        await other.publish(an_event(bystander, text="all is well"))
-        assert texts(await subscriber.events(1)) == ["all is well"]
+    async with suspected(hub, kind) as client:
+        yield client
 
 
 async def failing_stream(client: Client, request: bytes) -> Failure:

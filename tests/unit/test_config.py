@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from switchboard_server.config import (
@@ -22,6 +21,7 @@ from switchboard_server.config import (
 from switchboard_server.config_sections import MAX_SECONDS
 from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.security.tokens import TokenVerifier
+from tests.support.pem import write_key_pair
 
 SECRET = "0123456789abcdef0123456789abcdef"
 CLUSTER = {
@@ -53,19 +53,7 @@ def told(env: Mapping[str, str]) -> str:
 
 
 def write_keys(folder: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> dict[str, str]:
-    private, public = folder / "private.pem", folder / "public.pem"
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
+    private, public = write_key_pair(folder, key)
     return {"JWT_PUBLIC_KEY_FILE": str(public), "JWT_PRIVATE_KEY_FILE": str(private)}
 
 
@@ -390,19 +378,7 @@ def test_a_private_key_is_not_taken_for_a_public_one_nor_for_that_of_another(
 
 def test_an_encrypted_private_key_is_refused_with_the_way_to_decrypt_it(tmp_path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate()
-    public, private = tmp_path / "public.pem", tmp_path / "private.pem"
-    public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"secret"),
-        )
-    )
+    private, public = write_key_pair(tmp_path, key, b"secret")
     env = {
         "JWT_ALGORITHM": "EdDSA",
         "JWT_PUBLIC_KEY_FILE": str(public),

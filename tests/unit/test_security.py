@@ -20,6 +20,7 @@ from switchboard_server.security.errors import CredentialsError
 from switchboard_server.security.keys import Keys, PrivateKey, load_keys
 from switchboard_server.security.tls import load_tls
 from switchboard_server.security.tokens import TokenVerifier, mint
+from tests.support.pem import write_key_pair, write_private_key
 
 SECRET = "0123456789abcdef0123456789abcdef"
 NOW = 1_800_000_000.0
@@ -54,23 +55,6 @@ def encode(part: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
 
-def write(path: Path, key: PrivateKey) -> tuple[Path, Path]:
-    private, public = path / "private.pem", path / "public.pem"
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    return private, public
-
-
 def test_a_minted_token_is_verified_as_its_subject_with_its_permissions_until_it_expires() -> None:
     clock = Clock()
     keys = secret_keys()
@@ -93,7 +77,7 @@ def test_a_minted_token_is_verified_as_its_subject_with_its_permissions_until_it
 def test_tokens_are_signed_and_verified_with_key_files(
     algorithm: str, make: Callable[[], PrivateKey], tmp_path: Path
 ) -> None:
-    private, public = write(tmp_path, make())
+    private, public = write_key_pair(tmp_path, make())
     both = load_keys(algorithm, public_key_file=public, private_key_file=private)
     verifying = load_keys(algorithm, public_key_file=public)
     assert both is not None
@@ -207,7 +191,7 @@ def test_the_algorithm_of_a_token_does_not_choose_how_it_is_verified(tmp_path: P
     assert refusal(unsigned).reason == "TOKEN_INVALID"
     assert "HS256" in refusal(sign({}, secret=SECRET * 2, algorithm="HS512")).message
 
-    _, public = write(tmp_path, rsa.generate_private_key(65537, 2048))
+    _, public = write_key_pair(tmp_path, rsa.generate_private_key(65537, 2048))
     keys = load_keys("RS256", public_key_file=public)
     assert keys is not None
     # The classic: the public key, which anybody may have, used as the secret of an HMAC.
@@ -287,13 +271,7 @@ def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     )
     cert_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
     cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    write_private_key(key_file, key)
     return cert_file, key_file
 
 

@@ -24,7 +24,7 @@ from switchboard_server.core.groups.listing import view
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Gap, Heartbeat
 from switchboard_server.core.tail import Chunk
-from tests.support.events import read_back
+from tests.support.deliveries import deliveries
 from tests.support.loop import manual_loop, passing, turns
 from tests.unit.core.groups.world import AT_ONCE, GIVE_UP, World, a_world
 
@@ -122,7 +122,6 @@ async def test_what_was_assigned_and_not_sent_is_no_attempt() -> None:
         big = "x" * 300_000
         await world.publish("sent" + big, "assigned" + big)
         await one.take(1)
-        world.codec.leased.clear()
         one.member.close()
         two = await world.join()
         assert {(each.body[:4], each.attempt) for each in await two.take(2)} == {
@@ -311,7 +310,6 @@ async def test_redriven_events_are_tried_anew_and_seek_shelves_them() -> None:
         assert await progress(world) == (0, 0, 0, 6)
         done = await world.letters.redrive("g")
         assert (done.redriven, done.remaining) == (6, 0)
-        world.codec.leased.clear()
         got = await worker.take(2)
         assert [(each.body, each.attempt) for each in got] == [("0", 1), ("1", 1)]
         assert await progress(world) == (4, 2, 0, 0)
@@ -646,7 +644,6 @@ async def test_redriven_events_come_in_the_order_of_the_log_however_many_they_ar
         await world.publish(*map(str, range(600)))
         for each in await worker.take(600):
             await world.groups.reject("g", [each.ack_id], how=GIVE_UP)
-        world.codec.leased.clear()
         assert (await world.letters.redrive("g")).redriven == 600
         assert [each.sequence for each in await worker.take(600)] == list(range(1, 601))
         worker.member.close()
@@ -658,7 +655,6 @@ async def test_what_is_acknowledged_while_others_come_back_is_not_delivered_agai
         await world.publish(*map(str, range(800)))
         got = await worker.take(800)
         await world.groups.reject("g", [each.ack_id for each in got], how=GIVE_UP)
-        world.codec.leased.clear()
         assert (await world.letters.redrive("g")).redriven == 800
         came: list[int] = []
 
@@ -666,9 +662,9 @@ async def test_what_is_acknowledged_while_others_come_back_is_not_delivered_agai
             while True:
                 item = await worker.member.next()
                 if isinstance(item, Chunk):
-                    told = [each.sequence for each in read_back(item.frames)]
-                    came.extend(told)
-                    names = [world.codec.leased[each, 1] for each in told]
+                    told = deliveries(item.frames)
+                    came.extend(each.sequence for each in told)
+                    names = [each.ack_id for each in told]
                     settling.append(asyncio.create_task(world.groups.acknowledge("g", names)))
 
         settling: list[asyncio.Task[list[Outcome]]] = []
@@ -714,10 +710,9 @@ async def test_a_member_that_settles_nothing_does_not_use_up_the_attempts_of_all
                 break
             item = taking.result()
             if isinstance(item, Chunk):
-                told = {each.sequence for each in read_back(item.frames)}
-                names = [world.codec.leased[each, 2] for each in told]
-                assert await world.groups.acknowledge("g", names) == [Outcome.OK] * len(names)
-                done |= told
+                told = deliveries(item.frames)
+                assert await world.acknowledge(told) == [Outcome.OK] * len(told)
+                done |= {each.sequence for each in told}
             taking = asyncio.create_task(healthy.member.next())
         assert len(done) == 300
         assert not asking.done() or isinstance(asking.result(), Heartbeat)

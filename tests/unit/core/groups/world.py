@@ -12,14 +12,15 @@ from switchboard_server.core.calls import Caller, Listeners
 from switchboard_server.core.events import Begin, EventHub, Limits, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import Entry, Outcome, Rejection
+from switchboard_server.core.groups.entries import Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupHub, GroupLimits, GroupWish
 from switchboard_server.core.groups.letters import DeadLetters
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Gap, Started
 from switchboard_server.core.tail import Chunk
-from tests.support.events import PlainCodec, a_route, read_back, some
+from tests.support.deliveries import Got, TellingCodec, deliveries
+from tests.support.events import a_route, some
 from tests.support.logs import HookedStore
 from tests.support.loop import manual_loop, turns
 
@@ -29,43 +30,11 @@ GIVE_UP = Rejection(dead_letter=True)
 """Without another attempt."""
 
 
-@dataclass(frozen=True)
-class Got:
-    """A delivery as its member sees it."""
-
-    body: str
-    sequence: int
-    ack_id: str
-    attempt: int
-
-
-class LeasingCodec(PlainCodec):
-    """Tells beside the bytes what each delivery is named."""
-
-    def __init__(self) -> None:
-        self.leased: dict[tuple[int, int], str] = {}
-
-    def lease_all(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[int]]:
-        """See `LeaseCodec.lease_all`."""
-        frames = []
-        for each in entries:
-            assert each.batch is not None
-            frames.append(each.batch.frame(each.index))
-            (told,) = read_back(frames[-1])
-            self.leased[told.sequence, each.attempts] = each.ack_id
-        return frames, [len(frame) for frame in frames]
-
-
 @dataclass
 class Worker:
-    """A member of a group and what it has seen.
-
-    Attributes:
-        attempts: How often each event has come, by sequence, to any member of the world.
-    """
+    """A member of a group, and the gaps that it was told of."""
 
     member: Member
-    codec: LeasingCodec
     gaps: list[Gap] = field(default_factory=list)
 
     async def take(self, count: int) -> list[Got]:
@@ -76,10 +45,7 @@ class Worker:
             if isinstance(item, Gap):
                 self.gaps.append(item)
             elif isinstance(item, Chunk):
-                for told in read_back(item.frames):
-                    attempt = max(a for s, a in self.codec.leased if s == told.sequence)
-                    name = self.codec.leased[told.sequence, attempt]
-                    got.append(Got(told.body.decode(), told.sequence, name, attempt))
+                got += deliveries(item.frames)
         assert len(got) == count, got
         return got
 
@@ -93,7 +59,6 @@ class World:
     letters: DeadLetters
     calls: Caller
     store: HookedStore
-    codec: LeasingCodec
 
     async def publish(self, *texts: str, priority: int = 2, kind: str = "order.created") -> int:
         """Publishes events; the first sequence."""
@@ -118,7 +83,7 @@ class World:
             GroupWish(name, config, credit, instance), start, principal
         )
         assert isinstance(await member.next(), Started)
-        return Worker(member, self.codec)
+        return Worker(member)
 
     async def acknowledge(self, got: Sequence[Got], name: str = "g") -> list[Outcome]:
         """Settles deliveries."""
@@ -151,7 +116,7 @@ async def a_world(
     store = HookedStore(MemoryStore(retention or Retention()))
     if hook is not None:
         hook(store)
-    clock, codec = manual_loop().clock, LeasingCodec()
+    clock, codec = manual_loop().clock, TellingCodec()
     log = EmbeddedLog(store, codec, clock=clock)
     sizes = Limits(tail_bytes=tail_bytes, max_subscriptions=max_subscriptions)
     events = EventHub(log, sizes, clock)
@@ -161,7 +126,7 @@ async def a_world(
     await groups.open()
     letters, calls = DeadLetters(groups, kept, clock), Caller(events, Listeners(events, groups))
     try:
-        yield World(events, groups, letters, calls, store, codec)
+        yield World(events, groups, letters, calls, store)
         await turns()
     finally:
         await groups.close()
