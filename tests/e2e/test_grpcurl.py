@@ -60,6 +60,8 @@ def test_describe_shows_services_and_messages(hub: HubProcess) -> None:
     message = grpcurl(hub, "describe", "switchboard.v1.Event")
     for field in ("string source_service = 3;", "oneof payload", "uint64 sequence = 15;"):
         assert field in message
+    method = grpcurl(hub, "describe", f"{EVENTS}.Publish")
+    assert "rpc Publish ( .switchboard.v1.PublishRequest )" in method
     template = grpcurl(hub, "describe", "switchboard.v1.Filter", flags=("-msg-template",))
     assert '"min_priority"' in template
 

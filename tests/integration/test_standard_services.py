@@ -167,7 +167,10 @@ async def test_reflection_finds_messages_and_does_not_find_what_is_not_there(
 ) -> None:
     files = await reflection.files(file_containing_symbol="switchboard.v1.Event")
     assert "switchboard/v1/event.proto" in [file.name for file in files]
+    files = await reflection.files(file_containing_symbol=f"{EVENTS}.Publish")
+    assert "switchboard/v1/event_service.proto" in [file.name for file in files]
     for question in (
+        {"file_containing_symbol": f"{EVENTS}.Nothing"},
         {"file_containing_symbol": "switchboard.v1.Nothing"},
         {"file_by_filename": "nothing.proto"},
     ):

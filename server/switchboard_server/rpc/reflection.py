@@ -5,9 +5,11 @@ The two versions have the same messages under other names, so one servicer serve
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 _ALPHA = reflection.SERVICE_NAME
@@ -22,7 +24,7 @@ def enable(server: grpc.aio.Server, services: Iterable[str]) -> None:
         services: Full names of the other services that it serves.
     """
     _describe_stable()
-    servicer = reflection.aio.ReflectionServicer([*services, _STABLE, _ALPHA])
+    servicer = reflection.aio.ReflectionServicer([*services, _STABLE, _ALPHA], pool=_Pool())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -34,6 +36,25 @@ def enable(server: grpc.aio.Server, services: Iterable[str]) -> None:
             for name in (_STABLE, _ALPHA)
         )
     )
+
+
+class _Pool:
+    """The default pool of descriptions, where methods are found by their names too."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the library asks of a pool."""
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's
+        """The file that declares a symbol. KeyError: none does."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            # The pool leaves out methods, which grpcurl lists and so is asked to describe.
+            return self._pool.FindMethodByName(symbol).containing_service.file
 
 
 def _describe_stable() -> None:
