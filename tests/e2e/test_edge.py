@@ -46,6 +46,12 @@ async def publish(channel: grpc.aio.Channel, count: int) -> None:
         await stub(channel).Publish(request, timeout=PATIENCE, wait_for_ready=True)
 
 
+async def count(hub: HubProcess) -> int:
+    """How many events a hub holds."""
+    async with hub.channel() as channel:
+        return len(await list_events(channel))
+
+
 async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_path: Path) -> None:
     with (
         running(tmp_path / "one", MEMORY) as one,
@@ -53,18 +59,18 @@ async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_
         edge(tmp_path, [one, two]) as port,
     ):
         async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
-            await publish(channel, 40)
-            held = []
-            for hub in (one, two):
-                async with hub.channel() as direct:
-                    held.append(len(await list_events(direct)))
-            assert sum(held) == 40
-            assert min(held) > 0, "one hub got none of them"
+            published, held = 0, [0, 0]
+            async with asyncio.timeout(PATIENCE):
+                # Envoy finds both in health, though not at once where there is much to do.
+                while min(held) == 0:
+                    await publish(channel, 10)
+                    published += 10
+                    held = [await count(hub) for hub in (one, two)]
+            assert sum(held) == published
             one.process.terminate()
             assert one.process.wait(PATIENCE) == 0
             await publish(channel, 10)
-            async with two.channel() as direct:
-                assert len(await list_events(direct)) >= held[1] + 10
+            assert await count(two) >= held[1] + 10
 
 
 async def test_a_websocket_goes_through(tmp_path: Path) -> None:

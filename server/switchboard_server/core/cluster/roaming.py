@@ -14,6 +14,7 @@ from switchboard_server.core.groups.hub import GroupWish
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.principal import Principal
+from switchboard_server.core.sleeping import Sleeper
 from switchboard_server.core.subscription import Gap, Heartbeat, Item, Started
 from switchboard_server.core.tail import Chunk
 
@@ -75,7 +76,7 @@ class Home(Protocol):
         ...
 
 
-class RoamingMember:
+class RoamingMember(Sleeper):
     """A member's stream, which goes on where its group moves to another node.
 
     One task calls `next`; `close` must be called in the end. What was in flight at the move comes
@@ -101,7 +102,7 @@ class RoamingMember:
         *,
         draining: bool,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__()
         self._home = home
         self.wish = wish
         self.principal = principal
@@ -112,7 +113,6 @@ class RoamingMember:
         self._started: Started | None = None
         self._position = 0
         self._spoken = self._loop.time()
-        self._woken: asyncio.Future[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._end: SwitchboardError | None = None
         self._closed = False
@@ -150,7 +150,7 @@ class RoamingMember:
             if item is not None:
                 self._spoken = self._loop.time()
                 return item
-            await self._sleep()
+            await self._sleep_until(self._due)
 
     def close(self) -> None:
         """See `Member.close`."""
@@ -166,7 +166,7 @@ class RoamingMember:
         self._end = error
         if self._here is not None:
             self._here.end(error)
-        self._wake()
+        self.wake()
 
     # --- where it is -----------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class RoamingMember:
 
     def told(self) -> None:
         """Takes notice that its session was told something."""
-        self._wake()
+        self.wake()
 
     def _begin(self, started: Started) -> None:
         if self._closed:
@@ -216,7 +216,7 @@ class RoamingMember:
             return
         # Only the first one is for the client, whose stream goes on.
         self._position = started.position
-        self._wake()
+        self.wake()
 
     def introduce(self, started: Started) -> None:
         """Has `next` begin with how the stream stands."""
@@ -252,19 +252,6 @@ class RoamingMember:
         there.taken, self._position, item = there.told.popleft()
         self._home.taken(there)
         return item
-
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    async def _sleep(self) -> None:
-        self._woken = self._loop.create_future()
-        timer = self._loop.call_at(self._due, self._wake)
-        try:
-            await self._woken
-        finally:
-            timer.cancel()
-            self._woken = None
 
 
 def _item(told: Delivery | Word, body: bytes) -> Item:

@@ -1,12 +1,12 @@
 """One member of a group: the stream of what is given to it."""
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from switchboard_server.core.groups.entries import Entry, Holder
+from switchboard_server.core.sleeping import Sleeper
 from switchboard_server.core.subscription import Gap, Heartbeat, Item, Started
 from switchboard_server.core.tail import Chunk
 
@@ -19,7 +19,7 @@ class Giver(Protocol):
         ...
 
     def ask(self, member: "Member") -> None:
-        """Notes that a member waits for something; at once where there is something."""
+        """Notes that a member waits for something. It gets what there is soon, never at once."""
         ...
 
     def withdraw(self, member: "Member") -> None:
@@ -48,7 +48,7 @@ class Parcel:
     entries: Sequence[Entry]
 
 
-class Member:
+class Member(Sleeper):
     """A member's stream. Made by `GroupHub.subscribe`.
 
     One task calls `next`; `close` must be called in the end.
@@ -74,7 +74,7 @@ class Member:
         join_ns: int,
         released: Callable[[], None],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__()
         self._group = group
         self._heartbeat = heartbeat
         self._released = released
@@ -82,7 +82,6 @@ class Member:
         self._started = False
         self._closed = False
         self._end: Exception | None = None
-        self._woken: asyncio.Future[None] | None = None
         self._parcels: deque[Parcel] = deque()
         self._gaps: deque[Gap] = deque()
         self.holder = holder
@@ -126,7 +125,7 @@ class Member:
             if item is not None:
                 self._spoken = self._loop.time()
                 return item
-            await self._sleep()
+            await self._wait()
 
     def start(self) -> Started:
         """What `next` returns first, at once."""
@@ -136,12 +135,12 @@ class Member:
     def give(self, parcels: Sequence[Parcel]) -> None:
         """Takes what has been assigned to the member."""
         self._parcels.extend(parcels)
-        self._wake()
+        self.wake()
 
     def tell(self, gap: Gap) -> None:
         """Takes notice that events are gone."""
         self._gaps.append(gap)
-        self._wake()
+        self.wake()
 
     def forget(self) -> None:
         """Lets go of what has been assigned and not sent: the group has gone elsewhere."""
@@ -154,7 +153,7 @@ class Member:
     def end(self, error: Exception) -> None:
         """Has `next` raise an error."""
         self._end = error
-        self._wake()
+        self.wake()
 
     def close(self, untaken: Sequence[Entry] = ()) -> None:
         """Leaves the group, which takes back what the member holds. May be called twice.
@@ -170,17 +169,10 @@ class Member:
             self._parcels.clear()
             self._released()
 
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    async def _sleep(self) -> None:
-        self._woken = self._loop.create_future()
+    async def _wait(self) -> None:
+        """Waits for something to say, be it that the stream lives."""
         self._group.ask(self)
-        timer = self._loop.call_at(self._spoken + self._heartbeat, self._wake)
         try:
-            await self._woken
+            await self._sleep_until(self._spoken + self._heartbeat)
         finally:
-            timer.cancel()
-            self._woken = None
             self._group.withdraw(self)

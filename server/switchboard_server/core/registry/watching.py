@@ -5,7 +5,6 @@ not read yet keeps one change for each instance, the latest; and when even these
 forgets them all and begins anew with a snapshot.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from switchboard_server.core.filters import MAX_NAME, covers
 from switchboard_server.core.registry.entries import Entry
 from switchboard_server.core.registry.model import Change, Key, Status
 from switchboard_server.core.registry.roster import Roster
+from switchboard_server.core.sleeping import Sleeper
 
 HISTORY = 10_000
 """Changes that are kept for watchers who come back."""
@@ -204,7 +204,7 @@ class Watchers:
         return self._exact, pattern
 
 
-class Watcher:
+class Watcher(Sleeper):
     """Follows the instances of some services.
 
     Made by `Registry.watch`. One task calls `next`; `close` must be called in the end.
@@ -226,7 +226,7 @@ class Watcher:
         all_statuses: bool,
         heartbeat: float,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__()
         self._hub = hub
         self.patterns = tuple(patterns)
         self.all_statuses = all_statuses
@@ -238,7 +238,6 @@ class Watcher:
         self._pending: dict[Key, Change] = {}
         self._compacted = False
         self._end: SwitchboardError | None = None
-        self._woken: asyncio.Future[None] | None = None
         self._begin(after)
         hub.join(self)
 
@@ -259,7 +258,7 @@ class Watcher:
             if item is not None:
                 self._spoken = self._hub.time()
                 return item
-            await self._sleep()
+            await self._sleep_until(self._spoken + self._heartbeat)
 
     def offer(self, change: Change) -> None:
         """Takes a change of a service that is watched."""
@@ -270,19 +269,19 @@ class Watcher:
         self._pending[change.key] = change
         if len(self._pending) > MAX_PENDING:
             self.compact()
-        self._wake()
+        self.wake()
 
     def compact(self) -> None:
         """Begins anew with a snapshot."""
         self._pending.clear()
         self._compacted = True
         self._hub.compactions += 1
-        self._wake()
+        self.wake()
 
     def end(self, error: SwitchboardError) -> None:
         """Has `next` raise an error."""
         self._end = error
-        self._wake()
+        self.wake()
 
     def close(self) -> None:
         """Leaves the hub. May be called twice."""
@@ -341,21 +340,6 @@ class Watcher:
             return Delta(list(pending.values()), self._hub.directory.revision)
         taken = [pending.pop(key) for key in list(pending)[:CHUNK]]
         return Delta(taken, taken[-1].revision)
-
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    async def _sleep(self) -> None:
-        self._woken = self._loop.create_future()
-        timer = self._loop.call_later(
-            max(0.0, self._spoken + self._heartbeat - self._hub.time()), self._wake
-        )
-        try:
-            await self._woken
-        finally:
-            timer.cancel()
-            self._woken = None
 
 
 def check_patterns(patterns: Sequence[str]) -> None:
