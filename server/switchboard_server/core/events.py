@@ -111,6 +111,7 @@ class EventHub:
         self.members = 0
         self._opening: str | None = None
         self._problem: str | None = None
+        self._interruptions = 0
         self.availability = asyncio.Event()
 
     @property
@@ -233,7 +234,7 @@ class EventHub:
             PermissionDeniedError: The filter asks for more than the caller may read.
             OutOfRangeError: The log has not reached the sequence to begin after.
             ResourceExhaustedError: There are as many subscriptions as there may be.
-            UnavailableError: The hub shuts down.
+            UnavailableError: The hub shuts down, or the log cannot be read now.
         """
         check_heartbeat(heartbeat)
         validate(wish)
@@ -358,6 +359,7 @@ class EventHub:
     def availability_changed(self, problem: str | None) -> None:
         """Takes notice whether the log can be written to; see `LogListener`."""
         self._problem = problem
+        self._interruptions += 1
         self.availability.set()
         self._release()
 
@@ -427,12 +429,29 @@ class EventHub:
         return start.sequence
 
     async def _later_window(self, sequence: int) -> Window:
-        """What is retained when the log has reached a sequence, or will not reach it soon."""
-        if self._limits.max_lag:
+        """What is retained when the log has reached a sequence, or will not reach it soon.
+
+        Raises:
+            UnavailableError: This node does not have it, and cannot learn now whether others do.
+        """
+        if not self._limits.max_lag:
+            return self._log.window
+        while True:
+            interruptions = self._interruptions
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.max_lag):
                     await self.reach(sequence)
-        return self._log.window
+            window = self._log.window
+            if window.last >= sequence:
+                return window
+            if self._problem is not None:
+                raise UnavailableError(
+                    "LOG_UNAVAILABLE",
+                    f"{self._problem}; this hub has the log up to {window.last}, not {sequence}",
+                )
+            # What it missed meanwhile comes after that.
+            if interruptions == self._interruptions:
+                return window
 
     async def _check_past(self, time_ns: int) -> None:
         """Refuses a time to come, since events that enter the log before it would be delivered."""

@@ -32,7 +32,7 @@ from switchboard_server.core.listing import Query
 from switchboard_server.core.ports import LogListener, RecentId, Window
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import PublishLimits
-from switchboard_server.core.records import Extra
+from switchboard_server.core.records import Extra, build_batches
 from switchboard_server.core.subscription import CaughtUp, Gap, Heartbeat, Started
 from switchboard_server.core.tail import Chunk
 from tests.support.events import PlainCodec, bodies, numbered, some
@@ -117,6 +117,42 @@ async def test_a_position_of_another_log_is_out_of_range() -> None:
         assert caught.value.reason == "SEQUENCE_OUT_OF_RANGE"
         assert caught.value.metadata == {"last_sequence": "2"}
         assert hub.stats().subscribers == 0
+
+
+async def test_a_hub_that_is_cut_off_does_not_say_that_a_position_is_of_another_log() -> None:
+    log = ScriptedLog()
+    hub = EventHub(log, Limits(max_lag=2))
+    await hub.open()
+
+    async def asked(*wait: float) -> asyncio.Task[int]:
+        task = asyncio.create_task(hub.position(AfterSequence(3)))
+        await turns()
+        for each in wait:
+            await passing(each)
+        return task
+
+    hub.availability_changed("RabbitMQ is away")
+    task = await asked(2)
+    with pytest.raises(UnavailableError, match=r"RabbitMQ is away; .* up to 0, not 3") as caught:
+        await task
+    assert caught.value.reason == "LOG_UNAVAILABLE"
+
+    # What it missed gets its time when the log is there again, however short it was away.
+    for interruption in (("away", None), (None,)):
+        task = await asked(1)
+        for problem in interruption:
+            hub.availability_changed(problem)
+        await passing(1)
+        assert not task.done()
+        await passing(2)
+        with pytest.raises(OutOfRangeError):
+            await task
+        hub.availability_changed("away")
+    hub.availability_changed(None)
+    task = await asked(1)
+    log.window = Window(1, 3)
+    hub.appended(build_batches([numbered(3)], 1, EPOCH_NS, PlainCodec()))
+    assert await task == 3
 
 
 @pytest.mark.parametrize("heartbeat", [0.0, 0.999, 3600.1, -5.0, float("nan"), float("inf")])
