@@ -100,6 +100,14 @@ def test_nothing_runs_as_root_and_the_hub_is_the_user_of_its_image() -> None:
                 assert not container["securityContext"]["allowPrivilegeEscalation"]
 
 
+def test_what_rabbitmq_has_stored_stays_its_own_when_its_pod_starts_again() -> None:
+    pod = MANIFESTS["StatefulSet", "switchboard-rabbitmq"]["spec"]["template"]["spec"]
+    assert [each["mountPath"] for each in pod["containers"][0]["volumeMounts"]] == [
+        "/var/lib/rabbitmq"  # which is where the image keeps the cookie
+    ]
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
 def test_every_selector_finds_its_pods_and_every_secret_is_told_of() -> None:
     pods = [
         each["spec"]["template"]["metadata"]["labels"]
