@@ -23,6 +23,7 @@ from switchboard_server.core.clock import steady_clock
 from switchboard_server.core.cluster.groups import SpreadGroups
 from switchboard_server.core.cluster.letters import SpreadLetters
 from switchboard_server.core.cluster.responders import SpreadResponders
+from switchboard_server.core.errors import invalid_field
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.realtime.history import HistoryRules
 from switchboard_server.core.realtime.hub import RealtimeHub
@@ -127,7 +128,10 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> _Links:
     peers = Peers(writing, topology, node)
     await peers.start()
     stack.push_async_callback(peers.close)
-    redis = RedisLink(cluster.redis_urls, prefix=cluster.exchange, name=node)
+    try:
+        redis = RedisLink(cluster.redis_urls, prefix=cluster.exchange, name=node)
+    except ValueError as error:
+        raise invalid_field("REDIS_URL", str(error)) from None
     await redis.open()
     stack.push_async_callback(redis.close)
     return _Links(node, topology, writing, reading, peers, redis)

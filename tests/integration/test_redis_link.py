@@ -316,6 +316,26 @@ def test_addresses_are_read_with_what_stands_in_them() -> None:
     one, two = parse_addresses(["redis://localhost, rediss://:pw@[::1]:7000/3"])
     assert (one.text, one.db) == ("localhost:6379", 0)
     assert (two.text, two.db, two.arguments["password"]) == ("[::1]:7000", 3, "pw")
-    for wrong in ("", "http://x", "amqp://x"):
+    for wrong in ("", "http://x", "amqp://x", "redis://x/events"):
         with pytest.raises(ValueError, match="address of Redis"):
             parse_addresses([wrong])
+
+
+def test_what_an_address_may_not_say_is_refused_and_no_password_told() -> None:
+    ours = "redis://:pw@x/1?protocol=3&decode_responses=yes&max_connections=9&client_name=me"
+    assert parse_addresses([ours])[0].connection("mine", 1.0).client_name == "mine"
+    for wrong, told in (
+        ("redis://:pw@x/0?tiemout=3", "redis:// takes no parameter 'tiemout'"),
+        ("redis://:pw@x/0?ssl_ca_certs=ca.pem", "redis:// takes no parameter 'ssl_ca_certs'"),
+        ("rediss://:pw@x/0?ssl_cert_reqs=maybe", r"Redis at x:6379: Invalid SSL .*: maybe"),
+    ):
+        with pytest.raises(ValueError, match=told) as caught:
+            parse_addresses([wrong])
+        assert "pw" not in str(caught.value)
+
+
+async def test_what_nobody_expects_of_a_server_is_told_and_ends_nothing() -> None:
+    async with open_link("redis://no..name/0") as (link, _):  # which Python cannot encode
+        assert "no..name:6379: " in str(link.problem)
+        with pytest.raises(LinkError, match=r"no\.\.name"):
+            await link.wait_up(0.01)

@@ -3,10 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import Connection, parse_url
+from redis.exceptions import RedisError
 
 DEFAULT_PORT = 6379
+_OURS = {
+    "client_name",
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "health_check_interval",
+    "max_connections",
+    "protocol",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_read_size",
+    "socket_timeout",
+    "timeout",
+}
+"""What URLs may tell redis's own clients, and is for this backend to say, whatever stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +49,9 @@ class Address:
         """
         arguments = dict(self.arguments)
         kind: type[Connection] = arguments.pop("connection_class", Connection)
-        # How long to wait is for this backend to say, whatever stands in the URL. And not for
-        # redis: it would send within asyncio.wait_for, which in Python 3.11 swallows a cancellation
-        # that comes as it ends (https://github.com/python/cpython/issues/86296), so that a session
-        # that is to end did not.
+        # How long to wait is not for redis to say: it would send within asyncio.wait_for, which in
+        # Python 3.11 swallows a cancellation that comes as it ends
+        # (https://github.com/python/cpython/issues/86296), so a session that is to end did not.
         arguments |= {"socket_timeout": None, "socket_connect_timeout": timeout}
         return kind(**arguments, client_name=client_name, protocol=2, socket_keepalive=True)
 
@@ -57,9 +74,21 @@ def parse_addresses(urls: Sequence[str]) -> list[Address]:
 def _parsed(text: str) -> Address:
     if not text.startswith(("redis://", "rediss://")):
         raise ValueError("an address of Redis begins with redis:// or rediss://")
-    arguments: dict[str, Any] = dict(parse_url(text))
+    parts = urlsplit(text)
+    database = parts.path.strip("/")
+    if database and not database.isdecimal():
+        raise ValueError("the database in an address of Redis is a number, as in redis://host/0")
+    arguments: dict[str, Any] = {k: v for k, v in parse_url(text).items() if k not in _OURS}
     arguments.setdefault("host", "localhost")
     arguments.setdefault("port", DEFAULT_PORT)
     host = arguments["host"]
     shown = f"[{host}]" if ":" in host else host
-    return Address(f"{shown}:{arguments['port']}", arguments.get("db", 0), arguments)
+    address = Address(f"{shown}:{arguments['port']}", arguments.get("db", 0), arguments)
+    try:
+        address.connection("", 0.0)
+    except TypeError as error:
+        name = str(error).rpartition("keyword argument ")[2]
+        raise ValueError(f"an address of {parts.scheme}:// takes no parameter {name}") from None
+    except RedisError as error:
+        raise ValueError(f"the address of Redis at {address.text}: {error}") from None
+    return address

@@ -295,6 +295,11 @@ class RedisLink:
         except LinkError as error:
             problem = error.problem
             raise
+        except Exception as error:
+            # What the driver may do beside what is known of it must not end the link.
+            _logger.exception("the link to Redis at %s failed", address.text)
+            problem = f"Redis at {address.text}: {error}"
+            raise LinkError(problem) from error
         finally:
             await self._end_use(session, problem)
 
