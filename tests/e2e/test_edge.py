@@ -46,7 +46,7 @@ async def publish(channel: grpc.aio.Channel, count: int) -> None:
         await stub(channel).Publish(request, timeout=PATIENCE, wait_for_ready=True)
 
 
-async def count(hub: HubProcess) -> int:
+async def stored(hub: HubProcess) -> int:
     """How many events a hub holds."""
     async with hub.channel() as channel:
         return len(await list_events(channel))
@@ -65,12 +65,12 @@ async def test_calls_are_spread_over_the_hubs_and_leave_one_that_shuts_down(tmp_
                 while min(held) == 0:
                     await publish(channel, 10)
                     published += 10
-                    held = [await count(hub) for hub in (one, two)]
+                    held = [await stored(hub) for hub in (one, two)]
             assert sum(held) == published
             one.process.terminate()
             assert one.process.wait(PATIENCE) == 0
             await publish(channel, 10)
-            assert await count(two) >= held[1] + 10
+            assert await stored(two) >= held[1] + 10
 
 
 async def test_a_websocket_goes_through(tmp_path: Path) -> None:

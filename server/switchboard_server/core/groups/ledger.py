@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
-from zlib import crc32
 
-from switchboard_server.core.groups import ack_ids
 from switchboard_server.core.groups.alarms import Alarms
 from switchboard_server.core.groups.changes import Change, Open, Snapshot
 from switchboard_server.core.groups.config import GroupConfig, Mode
@@ -26,6 +24,7 @@ from switchboard_server.core.groups.entries import (
     Rejection,
     State,
 )
+from switchboard_server.core.groups.leases import Leases
 from switchboard_server.core.groups.lines import KeyLines
 from switchboard_server.core.groups.ready import ReadyQueue
 from switchboard_server.core.records import Batch
@@ -44,12 +43,7 @@ MAX_OPEN = 100_000
 """A group with more events unsettled reads no further: it is not its members' credit that grows so,
 but what they rejected and what waits for its time."""
 
-_READY, _IN_FLIGHT, _RETRYING, _SETTLED = (
-    State.READY,
-    State.IN_FLIGHT,
-    State.RETRYING,
-    State.SETTLED,
-)
+_READY, _RETRYING, _SETTLED = State.READY, State.RETRYING, State.SETTLED
 _OK = Outcome.OK
 _free = attrgetter("free")
 
@@ -120,25 +114,27 @@ class Ledger:
         self.doomed: list[Doomed] = []
         self.counters = Counters()
         self.holders: dict[Holder, None] = {}
-        self.in_flight = 0
         self.retrying = 0
         self.redriven = 0
         self.staged = 0
         self.finished = 0
         self.closed: set[int] = set()
-        self._secret = secret
-        self._floor = snapshot.floor
         # Far from what was given out last and is not in the snapshot, by whoever had the group: two
         # deliveries of an event must not have one name.
-        self._nonce = max(nonce, snapshot.nonce + 1) + int(chance() * NONCES) + 3 & ~3
+        nonce = max(nonce, snapshot.nonce + 1) + int(chance() * NONCES) + 3 & ~3
+        self._leases = Leases(secret, nonce, snapshot.floor)
         self._chance = chance
         self._lines = KeyLines() if config.mode is Mode.KEY_SHARED else None
         self._ready = ReadyQueue()
         self._missing = ReadyQueue()
         self._fresh: dict[int, deque[Entry]] = {priority: deque() for priority in PRIORITIES}
         self._alarms = Alarms()
-        self._leases: dict[str, Entry] = {}
         self._avoiding: set[Entry] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries members hold."""
+        return len(self._leases.by_name)
 
     @property
     def ready(self) -> int:
@@ -176,7 +172,7 @@ class Ledger:
                 entry.attempts -= 1
         held = list(holder.held.values())
         for entry in held:
-            self._take_back(entry)
+            self._leases.take_back(entry)
         self._rehome()
         for entry in held:
             if entry.attempts >= self.config.retry.max_attempts:
@@ -391,15 +387,11 @@ class Ledger:
             self._enqueue(entry)
         return given
 
-    def ack_id(self, entry: Entry) -> str:
-        """Names the latest delivery of an event."""
-        return entry.ack_id
-
     def acknowledge(self, names: Iterable[str]) -> list[Outcome]:
         """Settles deliveries for good."""
         outcomes: list[Outcome] = []
         taken: list[Entry] = []
-        take, done = self._leases.pop, _OK
+        take, done = self._leases.by_name.pop, _OK
         for name in names:
             entry = take(name, None)
             if entry is not None:
@@ -415,9 +407,7 @@ class Ledger:
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         """Settles deliveries that are no leases any more."""
-        for entry in entries:
-            del (entry.holder or self._holder(entry)).held[entry.nonce]
-        self.in_flight -= len(entries)
+        self._leases.settle(entries)
         self.counters.acknowledged += len(entries)
         self._finish_all(entries)
 
@@ -433,7 +423,7 @@ class Ledger:
         for name in names:
             found = self._find(name)
             if isinstance(found, Entry):
-                holder = self._take_back(found)
+                holder = self._leases.take_back(found)
                 if how.dead_letter:
                     self._doom(found, Cause.REJECTED, how.reason, holder.identity)
                 elif found.attempts >= self.config.retry.max_attempts:
@@ -487,15 +477,14 @@ class Ledger:
         self._ready.clear()
         self._missing.clear()
         self._alarms.clear()
-        self._leases.clear()
         if self._lines is not None:
             self._lines.clear()
         for fresh in self._fresh.values():
             fresh.clear()
         self.doomed.clear()
-        self.in_flight = self.retrying = self.redriven = self.staged = 0
+        self._leases.forget()
+        self.retrying = self.redriven = self.staged = 0
         self.cursors = dict.fromkeys(PRIORITIES, position)
-        self._floor = self._nonce | 3
         self.pending.absorb(Change(snapshot=self.snapshot(), shelved=True))
 
     def snapshot(self) -> Snapshot:
@@ -517,8 +506,8 @@ class Ledger:
                 Open(each.entry.sequence, each.entry.attempts, 0, each.holder)
                 for each in self.doomed
             ],
-            self._floor,
-            self._nonce | 3,
+            self._leases.floor,
+            self._leases.latest,
         )
 
     def settled_cursors(self) -> dict[int, int]:
@@ -535,22 +524,22 @@ class Ledger:
         """What has happened since the last call, with the cursors as they are."""
         change, self.pending = self.pending, Change()
         change.cursors = self.settled_cursors()
-        change.nonce = self._nonce | 3
+        change.nonce = self._leases.latest
         return change
 
     # --- inside ----------------------------------------------------------------------------------
 
     def _find(self, name: str) -> Entry | Outcome:
-        return self._leases.get(name) or self._missed(name)
+        return self._leases.by_name.get(name) or self._missed(name)
 
     def _missed(self, name: str) -> Outcome:
         """Why a name is not one of a delivery that is held."""
-        place = ack_ids.read(self._secret, name)
+        place = self._leases.read(name)
         if place is None:
             return Outcome.UNKNOWN
         sequence, nonce = place
         unread = sequence > self.cursors[(nonce & 3) + 1]
-        if nonce <= self._floor or sequence in self.open or unread:
+        if nonce <= self._leases.floor or sequence in self.open or unread:
             return Outcome.EXPIRED
         return Outcome.ALREADY_SETTLED
 
@@ -586,30 +575,11 @@ class Ledger:
 
     def _lease_all(self, entries: Sequence[Entry], holder: Holder, now_ns: int) -> None:
         """Gives events to a member."""
-        nonce, secret, held, leases = self._nonce, self._secret, holder.held, self._leases
-        in_flight, pack = _IN_FLIGHT, ack_ids.PACKED.pack
-        for entry in entries:
-            nonce += 4
-            entry.nonce = given = nonce | entry.priority - 1
-            entry.state = in_flight
-            entry.holder = holder
-            entry.attempts += 1
-            held[given] = entry
-            sequence = entry.sequence
-            # As `ack_ids.make` does, without the call.
-            name = "%x-%x-%08x" % (sequence, given, crc32(pack(sequence, given), secret))  # noqa: UP031
-            entry.ack_id = name
-            leases[name] = entry
-            if entry.attempts > 1:
-                self.counters.redelivered += 1
-            if entry.staged:
-                self.staged -= entry.staged
-                entry.staged = 0
-            if entry.avoids is not None:
-                self._avoid(entry, None)
-        self._nonce = nonce
-        self.in_flight += len(entries)
+        self.counters.redelivered += self._leases.give(entries, holder)
         self.counters.delivered += len(entries)
+        if self.staged or self._avoiding:
+            for entry in entries:
+                self._unmark(entry)
         self._alarms.set_in_order(
             entries, now_ns + self.config.ack_deadline_ns, self.in_flight + self.retrying
         )
@@ -622,21 +592,13 @@ class Ledger:
         else:
             self._avoiding.add(entry)
 
-    @staticmethod
-    def _holder(entry: Entry) -> Holder:
-        if entry.holder is None:
-            raise AssertionError(f"event {entry.sequence} is in flight and nobody holds it")
-        return entry.holder
-
-    def _take_back(self, entry: Entry) -> Holder:
-        """Takes a delivery from the member that holds it."""
-        holder = self._holder(entry)
-        del holder.held[entry.nonce]
-        del self._leases[entry.ack_id]
-        self.in_flight -= 1
-        entry.state = _READY
-        entry.batch = None
-        return holder
+    def _unmark(self, entry: Entry) -> None:
+        """Forgets whom an event avoids, and that its bytes were fetched and wait."""
+        if entry.avoids is not None:
+            self._avoid(entry, None)
+        if entry.staged:
+            self.staged -= entry.staged
+            entry.staged = 0
 
     def _retry(self, entry: Entry, now_ns: int, wait_ns: int | None) -> None:
         if wait_ns is None:
@@ -657,7 +619,7 @@ class Ledger:
             self.retrying -= 1
             self._make_ready(entry, now_ns)
             return
-        holder = self._take_back(entry)
+        holder = self._leases.take_back(entry)
         self._avoid(entry, holder)
         if entry.attempts >= self.config.retry.max_attempts:
             self._doom(entry, Cause.DEADLINE_PASSED, "", holder.identity)
@@ -695,11 +657,7 @@ class Ledger:
             self.closed.add(entry.sequence)
         entry.state = _SETTLED
         entry.batch = None
-        if entry.avoids is not None:
-            self._avoid(entry, None)
-        if entry.staged:
-            self.staged -= entry.staged
-            entry.staged = 0
+        self._unmark(entry)
         if self._lines is not None and (following := self._lines.advance(entry)) is not None:
             self._enqueue(following)
 

@@ -59,7 +59,7 @@ def test_a_member_that_drains_gets_nothing_new_and_keeps_what_it_holds() -> None
     offer(ledger, an_entry(2))
     assert given(ledger, 0, member) == {}
     (held,) = member.held.values()
-    assert ledger.acknowledge([ledger.ack_id(held)]) == [Outcome.OK]
+    assert ledger.acknowledge([held.ack_id]) == [Outcome.OK]
     ledger.drain(member, draining=False)
     assert given(ledger, 0, member) == {"m": [2]}
 
@@ -69,7 +69,7 @@ def test_results_are_told_apart() -> None:
     ledger.join(member := a_member())
     offer(ledger, an_entry(1), an_entry(2))
     ledger.dispatch(0, [member])
-    one, two = (ledger.ack_id(ledger.open[each]) for each in (1, 2))
+    one, two = (ledger.open[each].ack_id for each in (1, 2))
     assert ledger.acknowledge([one, one, "x"]) == [
         Outcome.OK,
         Outcome.ALREADY_SETTLED,
@@ -109,7 +109,7 @@ def test_an_event_back_from_the_dead_letters_is_not_read_into_its_own_place() ->
         ledger.offer_redriven([again])
         offer(ledger, an_entry(1), an_entry(2))
         assert given(ledger, 0, member) == {"m": [1, 2]}
-        ledger.acknowledge([ledger.ack_id(each) for each in (again, ledger.open[2])])
+        ledger.acknowledge([each.ack_id for each in (again, ledger.open[2])])
         assert ledger.open == {}
         assert ledger.pending.finished == [1]
         assert ledger.finished == 1
@@ -131,7 +131,7 @@ def test_every_end_of_the_last_attempt_has_its_cause() -> None:
     ledger.join(member := a_member())
     offer(ledger, *(an_entry(each) for each in (1, 2, 3, 4)))
     ledger.dispatch(0, [member])
-    one, two, three = (ledger.ack_id(ledger.open[each]) for each in (1, 2, 3))
+    one, two, three = (ledger.open[each].ack_id for each in (1, 2, 3))
     ledger.reject([one], 0, Rejection(dead_letter=True, reason="bad"))
     ledger.reject([two], 0, Rejection(reason="again"))
     ledger.extend([three], 0, 90 * SECOND)
@@ -217,7 +217,7 @@ def test_alarms_do_not_pile_up_however_often_deadlines_move() -> None:
     ledger.join(member := a_member())
     offer(ledger, an_entry(1), an_entry(2))
     ledger.dispatch(0, [member])
-    name = ledger.ack_id(ledger.open[1])
+    name = ledger.open[1].ack_id
     for now in range(1, 5000):
         ledger.extend([name, name], now, None)
     ledger.extend([name] * 5000, 5000, None)
@@ -234,12 +234,12 @@ def test_the_oldest_event_and_the_position_tell_how_far_it_has_come() -> None:
     offer(ledger, an_entry(3, time_ns=30), an_entry(5, time_ns=50))
     assert (ledger.oldest_ns(), ledger.position()) == (30, 2)
     ledger.dispatch(60, [member])
-    ledger.acknowledge([ledger.ack_id(ledger.open[3])])
+    ledger.acknowledge([ledger.open[3].ack_id])
     assert (ledger.oldest_ns(), ledger.position()) == (50, 4)
     assert ledger.pending
     assert [each.sequence for each in replay(Snapshot.at(0), [ledger.take_pending()]).open] == [5]
     assert not ledger.pending
-    ledger.acknowledge([ledger.ack_id(ledger.open[5])])
+    ledger.acknowledge([ledger.open[5].ack_id])
     assert ledger.position() == 5
 
 
@@ -260,4 +260,4 @@ def test_a_delivery_that_nobody_holds_is_a_defect() -> None:
     entry = ledger.open[1]
     entry.holder = None
     with pytest.raises(AssertionError, match="nobody holds it"):
-        ledger.acknowledge([ledger.ack_id(entry)])
+        ledger.acknowledge([entry.ack_id])

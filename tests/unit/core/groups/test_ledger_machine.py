@@ -249,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert entry.attempts == event.attempts
         if self.model.keyed and event.key:
             assert self.homes.setdefault(event.key, holder) is holder, "a key moved"
-        self.given.append(Given(self.ledger.ack_id(entry), entry, holder, number))
+        self.given.append(Given(entry.ack_id, entry, holder, number))
 
     def _names(self, data: st.DataObject) -> tuple[list[str], list[Given | None]]:
         """Some names of deliveries, mostly of late, and sometimes one that nobody gave."""
@@ -502,7 +502,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.ledger.supply(entry, a_batch(entry.sequence, entry.priority))
             self.fetching.clear()
             self._dispatch([holder])
-            held = [self.ledger.ack_id(each) for each in holder.held.values()]
+            held = [each.ack_id for each in holder.held.values()]
             for event in self._held_by(holder):
                 self._closed(event)
             assert set(self.ledger.acknowledge(held)) <= {Outcome.OK}
