@@ -27,11 +27,10 @@ async def a_queue(channel: Channel) -> str:
     return name
 
 
-async def test_a_link_knows_the_server_and_its_channels_carry_messages_in_order(
+async def test_a_link_is_up_and_its_channels_carry_messages_in_order(
     rabbit: RabbitServer,
 ) -> None:
     async with linked(rabbit.url) as link:
-        assert link.server_version >= (3, 10)
         assert (link.connected, link.blocked, link.problem) == (True, False, None)
         channel = await link.channel(confirms=True)
         queue = await a_queue(channel)

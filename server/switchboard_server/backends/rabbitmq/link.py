@@ -54,7 +54,6 @@ class Link:
         self._transport = Transport()
         self._problem: str | None = "not connected yet"
         self._blocked = False
-        self._version: tuple[int, ...] = ()
         self._listeners: dict[object, Listener] = {}
         self._up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,11 +75,6 @@ class Link:
         if self._blocked:
             return "it has an alarm, is short of memory or disk space, and takes no messages now"
         return self._problem
-
-    @property
-    def server_version(self) -> tuple[int, ...]:
-        """RabbitMQ's version, such as (3, 10, 8); empty before the first connection."""
-        return self._version
 
     async def start(self) -> None:
         """Begins to connect, and does not wait for it."""
@@ -209,12 +203,11 @@ class Link:
         )
         where = f"connecting to {url.host}:{url.port or connection.url.port}"
         await answered(connection.connect(), where, CONNECT_SECONDS)
-        version = connection.server_properties.get("version", "")
-        self._version = parse_version(version)
         self._connection = connection
         self._reset_reason = ""
         self._problem = None
         self._up.set()
+        version = connection.server_properties.get("version", "")
         _logger.info("connected to RabbitMQ %s at %s", version, url.host)
         self._tell_all(True)
         return connection
@@ -270,12 +263,6 @@ def parse_urls(urls: str) -> Sequence[URL]:
         if url.scheme not in ("amqp", "amqps") or not url.host or "," in url.host:
             raise ValueError("must be amqp://host or amqps://host URLs with commas between")
     return found
-
-
-def parse_version(text: Any) -> tuple[int, ...]:
-    """The numbers of a version: "3.10.8" is (3, 10, 8), "4.0.0-rc.1" is (4, 0, 0)."""
-    match = re.match(r"\d+(\.\d+)*", text.decode() if isinstance(text, bytes) else str(text))
-    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 class _Connection(aiormq.Connection):

@@ -6,7 +6,7 @@ import aiormq
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError, ConnectionClosed
 
-from switchboard_server.backends.rabbitmq.link import parse_urls, parse_version
+from switchboard_server.backends.rabbitmq.link import parse_urls
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.backends.rabbitmq.waiting import Backoff, answered
 from switchboard_server.core.errors import UnavailableError
@@ -83,14 +83,6 @@ def test_what_is_no_host_is_refused_without_telling_a_password(text: str) -> Non
     with pytest.raises(ValueError, match="amqp://host") as caught:
         parse_urls(text)
     assert "sesame" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [("3.10.8", (3, 10, 8)), (b"4.1.0-rc.1", (4, 1, 0)), ("", ()), ("unknown", ())],
-)
-def test_versions_are_read(text: str | bytes, version: tuple[int, ...]) -> None:
-    assert parse_version(text) == version
 
 
 def test_names_tell_what_they_are_for() -> None:
