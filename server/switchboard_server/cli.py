@@ -8,7 +8,7 @@ import click
 
 from switchboard_server import __version__
 from switchboard_server.config import Settings, SettingsError, load_settings, setting_rows
-from switchboard_server.config_sections import MAX_EXPIRE_MINUTES
+from switchboard_server.config_values import MAX_EXPIRE_MINUTES
 from switchboard_server.core.errors import InvalidArgumentError
 
 EXIT_SETTINGS = 2

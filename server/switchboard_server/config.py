@@ -19,7 +19,6 @@ from pydantic.fields import FieldInfo
 
 from switchboard_server.config_checks import check_settings
 from switchboard_server.config_sections import (
-    Allowed,
     AuthSettings,
     ClusterSettings,
     LimitSettings,
@@ -33,6 +32,7 @@ from switchboard_server.config_sections import (
     TlsSettings,
     WebSocketSettings,
 )
+from switchboard_server.config_values import Allowed
 
 __all__ = [
     "RESERVED",

@@ -18,7 +18,7 @@ from switchboard_server.config import (
     load_settings,
     setting_rows,
 )
-from switchboard_server.config_sections import MAX_SECONDS
+from switchboard_server.config_values import MAX_SECONDS
 from switchboard_server.core.realtime.history import HistoryPolicy
 from switchboard_server.security.tokens import TokenVerifier
 from tests.support.pem import write_key_pair
