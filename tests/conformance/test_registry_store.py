@@ -176,5 +176,5 @@ async def test_a_file_of_another_version_or_kind_is_refused(surviving: Bench) ->
     with pytest.raises(UnavailableError, match="is of version 99"):
         await surviving.open()
     (surviving.folder / FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 99)
-    with pytest.raises(UnavailableError, match="cannot be opened"):
+    with pytest.raises(UnavailableError, match="file is not a database; put a good copy"):
         await surviving.open()

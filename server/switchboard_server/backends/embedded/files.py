@@ -51,5 +51,13 @@ def pages_in_use(db: sqlite3.Connection) -> int:
     return int((count - free) * size)
 
 
+def remedy(error: sqlite3.Error | OSError) -> str:
+    """What helps where a file cannot be used."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # Without what extends it.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "put a good copy in its place, or move it away to begin with an empty one"
+    return "make room on its disk, or see that this user may write to it"
+
+
 def _text(data: bytes) -> str:
     return data.decode(errors="replace")

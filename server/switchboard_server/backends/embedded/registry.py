@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from switchboard_server.backends.embedded.files import transaction
+from switchboard_server.backends.embedded.files import remedy, transaction
 from switchboard_server.backends.embedded.registry_rows import from_row, to_row
 from switchboard_server.backends.embedded.worker import Thread
 from switchboard_server.core.errors import UnavailableError
@@ -155,8 +155,7 @@ class SqliteRegistryStore:
         except (sqlite3.Error, OSError) as error:
             raise UnavailableError(
                 "REGISTRY_UNAVAILABLE",
-                f"the registry {self._path} cannot be {what}: {error}; "
-                "make room on its disk, or see that this user may write to it",
+                f"the registry {self._path} cannot be {what}: {error}; {remedy(error)}",
             ) from error
 
 

@@ -394,12 +394,5 @@ class SqliteStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"the log {self._path} cannot be {what}: {error}; {_remedy(error)}"
+                f"the log {self._path} cannot be {what}: {error}; {files.remedy(error)}"
             ) from error
-
-
-def _remedy(error: sqlite3.Error | OSError) -> str:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # Without what extends it.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return "put a good copy in its place, or move it away to begin an empty log"
-    return "make room on its disk, or see that this user may write to it"
