@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, ViewportSize, WebSocketRoute, expect
 
 from switchboard.v1.connect_pb2 import ConnectRequest
 from switchboard.v1.realtime_service_pb2 import BroadcastRequest
@@ -19,7 +19,7 @@ from switchboard.v1.registry_service_pb2_grpc import RegistryServiceStub
 from switchboard.v1.service_instance_pb2 import INSTANCE_STATUS_DRAINING, ServiceInstance
 from tests.e2e.browser import DEADLINE_MS, chromium, restart
 from tests.integration.client import Client, an_event
-from tests.integration.credentials import SECRET, mint
+from tests.integration.credentials import SECRET, mint, token
 from tests.integration.hubs import connect
 from tests.support.hub import HubProcess
 
@@ -119,6 +119,12 @@ async def test_its_tail_is_filtered_paused_and_cleared(
     await expect(rows).to_have_text(["order.paid", "user_action", "order.created"])
     await page.get_by_role("button", name="Clear").click()
     await expect(rows).to_have_count(0)
+    await page.get_by_role("button", name="Pause").click()
+    await page.get_by_label("Types").fill("invoice.*")
+    await page.get_by_label("Types").press("Enter")
+    # What is asked for now is not held back.
+    await expect(rows).to_have_text(["invoice.sent"])
+    await expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
 async def test_it_shows_rooms_and_connections_and_sends_to_them(
@@ -301,6 +307,60 @@ async def test_it_comes_back_after_the_hub_was_killed_and_goes_on(
     async with connect(hub) as client:
         await client.publish(an_event("order.after"))
     await expect(rows).to_have_text(["order.after", "order.before"])
+    hub.terminate()
+    await expect(page.locator("#link")).to_contain_text("Reconnecting")
+    restart(hub)
+    await connected(page)
+    await expect(page.get_by_role("alert")).to_be_hidden()
+
+
+async def test_what_could_not_be_listed_for_a_while_is_listed_again(
+    hub: HubProcess, browser: Browser
+) -> None:
+    away = True
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def passed_on(message: str | bytes) -> None:
+            frame = json.loads(message)
+            if away and frame["type"] == "list" and frame["data"]["what"] == "rooms":
+                problem = {"code": "UNAVAILABLE", "reason": "REALTIME_UNAVAILABLE"}
+                text = {"type": "error", "id": frame["id"], "message": "they are away", **problem}
+                route.send(json.dumps(text))
+            else:
+                server.send(message)
+
+        route.on_message(passed_on)
+
+    page = await browser.new_page()
+    await page.route_web_socket("**/ws/*", between)
+    await page.goto(f"http://127.0.0.1:{hub.port}/")
+    rooms = page.locator("#rooms-empty")
+    await expect(rooms).to_contain_text("they are away")
+    await expect(rooms.locator(".command")).to_be_hidden()
+    away = False
+    await expect(rooms).to_contain_text('hub.room("general").join()')
+    await expect(rooms).not_to_contain_text("they are away")
+
+
+async def test_it_asks_for_another_token_when_its_own_has_expired(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with HubProcess(tmp_path / "hub", {"JWT_SECRET_KEY": SECRET}) as hub:
+        page = await open_console(browser, hub)
+        await page.get_by_label("JSON Web Token").fill(token("rooms.join", seconds=4))
+        await page.get_by_role("button", name="Connect").click()
+        await connected(page)
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("expires within a minute")
+        await page.get_by_label("JSON Web Token").fill("half of a token")
+        await expect(dialog).to_contain_text("has expired")
+        await expect(page.get_by_label("JSON Web Token")).to_have_value("half of a token")
+        await expect(page.locator("#link")).to_have_text("Token expired")
+        await page.get_by_label("JSON Web Token").fill(token("rooms.join"))
+        await page.get_by_role("button", name="Connect").click()
+        await connected(page)
 
 
 async def test_it_asks_for_a_token_where_the_hub_wants_one(
@@ -314,8 +374,8 @@ async def test_it_asks_for_a_token_where_the_hub_wants_one(
         await page.get_by_role("button", name="Connect").click()
         await expect(dialog).to_contain_text("does not take this token")
         permissions = ("rooms.join", "messaging.view", "events.subscribe", "events.view")
-        token = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ann", *permissions)
-        await page.get_by_label("JSON Web Token").fill(token)
+        made = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ann", *permissions)
+        await page.get_by_label("JSON Web Token").fill(made)
         await page.get_by_role("button", name="Connect").click()
         await expect(page.locator("#link")).to_have_text("Connected as ann")
         # What a token does not allow is told where it would be, and is no alarm.
@@ -326,8 +386,8 @@ async def test_it_asks_for_a_token_where_the_hub_wants_one(
         await page.reload()
         await expect(page.locator("#link")).to_have_text("Connected as ann")
         await page.get_by_role("button", name="Token").click()
-        token = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ben", "rooms.join")
-        await page.get_by_label("JSON Web Token").fill(token)
+        made = mint(tmp_path, {"JWT_SECRET_KEY": SECRET}, "ben", "rooms.join")
+        await page.get_by_label("JSON Web Token").fill(made)
         await page.get_by_role("button", name="Connect").click()
         await expect(page.locator("#link")).to_have_text("Connected as ben")
         await expect(page.locator("#tail-empty")).to_contain_text("it lacks events.subscribe")

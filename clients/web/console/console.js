@@ -76,9 +76,11 @@ async function tokenWanted() {
 /** @param {string} why */
 function askForToken(why) {
   setText(byId("token-why", HTMLElement), why);
-  byId("token", HTMLInputElement).value = sessionStorage.getItem(TOKEN_KEY) ?? "";
   const dialog = byId("token-dialog", HTMLDialogElement);
-  if (!dialog.open) dialog.showModal();
+  // What somebody is writing there stays.
+  if (dialog.open) return;
+  byId("token", HTMLInputElement).value = sessionStorage.getItem(TOKEN_KEY) ?? "";
+  dialog.showModal();
 }
 
 byId("token-button", HTMLButtonElement).addEventListener("click", () => askForToken("Connect with another token. Leave it empty for a hub that asks for none."));
@@ -130,7 +132,10 @@ async function begin() {
     panels.refresh();
   }, { signal: end.signal });
   hub.addEventListener("close", ({ detail }) => ended(detail), { signal: end.signal });
-  hub.addEventListener("error", ({ detail }) => report("The hub says", detail), { signal: end.signal });
+  hub.addEventListener("error", ({ detail }) => {
+    // The header tells of that, and for as long as it lasts.
+    if (detail.reason !== "SHUTTING_DOWN") report("The hub says", detail);
+  }, { signal: end.signal });
   hub.addEventListener("dropped", ({ detail }) => report("This page reads too slowly", `${counted(detail.count, "message")} dropped`), { signal: end.signal });
   hub.addEventListener("tokenexpiring", () => askForToken("The token expires within a minute."), { signal: end.signal });
   try {
@@ -144,6 +149,13 @@ async function begin() {
 /** @param {import("../switchboard.js").CloseReason & { willReconnect: boolean, delayMs: number }} close */
 function ended(close) {
   const why = close.message || close.reason.toLowerCase().replaceAll("_", " ");
+  if (close.reason === "TOKEN_EXPIRED") {
+    // With the same one it would be told the same again.
+    session?.hub.close();
+    showLink("bad", "Token expired");
+    askForToken("The token has expired.");
+    return;
+  }
   if (close.willReconnect) {
     showLink("waiting", `Reconnecting in ${(close.delayMs / 1000).toFixed(1)} s (${why})`);
     return;

@@ -20,8 +20,10 @@ export class Panels {
   #report;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
-  /** @type {Set<string>} What was refused: it is not asked for again on this connection. */
+  /** @type {Set<string>} What the token does not allow: it is not asked for again on this connection. */
   #refused = new Set();
+  /** @type {Set<string>} What failed when it was asked for last, and was told of. */
+  #failing = new Set();
   #polling = false;
   /** Whether the hub keeps a registry. */
   withServices = false;
@@ -68,18 +70,21 @@ export class Panels {
     if (this.#refused.has(name)) return;
     try {
       await show();
+      this.#failing.delete(name);
+      excuse(name, "");
     } catch (error) {
       // A break is told by the header, and the next look comes after it.
       if (this.#hub.state !== "open") return;
-      this.#refused.add(name);
-      const empty = byId(`${name}-empty`, HTMLElement);
       const denied = error instanceof SwitchboardError && error.code === "PERMISSION_DENIED";
-      setText(byId(`${name}-none`, HTMLElement), denied ? `The token does not allow to see them: it lacks ${error.metadata.permission ?? "a permission"}.` : String(error instanceof Error ? error.message : error));
-      empty.hidden = byId(name, HTMLElement).children.length > 0;
-      // What it could teach is of no use now.
-      empty.querySelector(".command")?.remove();
-      // That is how tokens are; all else is news.
-      if (!denied) this.#report(`Listing ${name}`, error);
+      excuse(name, denied ? `The token does not allow to see them: it lacks ${error.metadata.permission ?? "a permission"}.` : String(error instanceof Error ? error.message : error));
+      byId(`${name}-empty`, HTMLElement).hidden = byId(name, HTMLElement).children.length > 0;
+      // That is how tokens are; all else is news, and may pass.
+      if (denied) {
+        this.#refused.add(name);
+      } else if (!this.#failing.has(name)) {
+        this.#failing.add(name);
+        this.#report(`Listing ${name}`, error);
+      }
     }
   }
 
@@ -231,6 +236,17 @@ function updateService(element, service) {
 function footing(name, count, more, word) {
   byId(`${name}-empty`, HTMLElement).hidden = count > 0;
   setText(byId(`${name}-note`, HTMLElement), count ? `${counted(count, word)}${more ? ", and more" : ""}` : "");
+}
+
+/**
+ * Says why nothing is listed, in the place of what there could be learnt; empty: there is just nothing.
+ *
+ * @param {string} name
+ * @param {string} why
+ */
+function excuse(name, why) {
+  setText(byId(`${name}-denied`, HTMLElement), why);
+  for (const lesson of byId(`${name}-empty`, HTMLElement).querySelectorAll(`#${name}-none, .command`)) /** @type {HTMLElement} */ (lesson).hidden = why !== "";
 }
 
 /**

@@ -46,7 +46,7 @@ export class Tail {
     byId("filter", HTMLFormElement).addEventListener("submit", (event) => { event.preventDefault(); void this.follow(); }, { signal });
     byId("clear", HTMLButtonElement).addEventListener("click", () => this.#clear(), { signal });
     byId("unfilter", HTMLButtonElement).addEventListener("click", () => this.#narrow({ "filter-types": "", "filter-sources": "" }), { signal });
-    this.#pause.addEventListener("click", () => this.#toggle(), { signal });
+    this.#pause.addEventListener("click", () => this.#hold(!this.#paused), { signal });
   }
 
   /**
@@ -66,6 +66,8 @@ export class Tail {
     this.#filtered = filter.types.length + filter.source_services.length > 0;
     void this.#subscription?.stop().catch((error) => this.#report("Ending the tail", error));
     this.#clear();
+    // Held back, nothing of what is asked for now would be seen.
+    this.#hold(false);
     this.#denied = "";
     const turn = ++this.#turn;
     const past = await this.#past(filter, turn);
@@ -139,8 +141,9 @@ export class Tail {
     setText(byId("tail-note", HTMLElement), `${counted(this.#total, "event")}${held}`);
   }
 
-  #toggle() {
-    this.#paused = !this.#paused;
+  /** @param {boolean} paused */
+  #hold(paused) {
+    this.#paused = paused;
     this.#held = 0;
     this.#pause.setAttribute("aria-pressed", String(this.#paused));
     setText(this.#pause, this.#paused ? "Resume" : "Pause");
