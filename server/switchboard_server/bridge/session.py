@@ -25,6 +25,7 @@ from switchboard_server.core.errors import (
     ResourceExhaustedError,
     SwitchboardError,
     UnauthenticatedError,
+    limit_reached,
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.realtime.connection import Connection
@@ -332,12 +333,8 @@ class Session:
         """Runs something that waits for others than the hub, so that no frame waits for it."""
         if len(self._calls) >= MAX_CALLS:
             work.close()
-            error = ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"this connection waits for {MAX_CALLS} calls already",
-                metadata={"limit": str(MAX_CALLS)},
-            )
-            self._fail(error, identity)
+            problem = f"this connection waits for {MAX_CALLS} calls already"
+            self._fail(limit_reached(problem, MAX_CALLS), identity)
             return
         task = self._loop.create_task(work)
         self._calls.add(task)

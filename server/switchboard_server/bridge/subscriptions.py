@@ -10,9 +10,9 @@ from switchboard_server.bridge import frames
 from switchboard_server.bridge.errors import code_of
 from switchboard_server.bridge.event_json import EventJson
 from switchboard_server.core.errors import (
-    ResourceExhaustedError,
     SwitchboardError,
     invalid_field,
+    limit_reached,
 )
 from switchboard_server.core.filters import MAX_NAME
 from switchboard_server.core.groups.serving import MemberStream
@@ -134,11 +134,8 @@ class Subscriptions:
         if name in self._following:
             raise invalid_field("subscription", "this connection has one of this name already")
         if len(self._following) >= MAX_SUBSCRIPTIONS:
-            raise ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"the connection has {MAX_SUBSCRIPTIONS} subscriptions already",
-                metadata={"limit": str(MAX_SUBSCRIPTIONS)},
-            )
+            problem = f"the connection has {MAX_SUBSCRIPTIONS} subscriptions already"
+            raise limit_reached(problem, MAX_SUBSCRIPTIONS)
         return name or secrets.token_hex(6)
 
     async def _follow(self, name: str, subscription: Subscription | MemberStream) -> None:

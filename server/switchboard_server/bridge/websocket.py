@@ -19,7 +19,7 @@ from switchboard_server.bridge.session import BridgeLimits, Services, Session
 from switchboard_server.core.errors import (
     SwitchboardError,
     UnauthenticatedError,
-    UnavailableError,
+    shutting_down,
 )
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.realtime.checks import check_name, check_user
@@ -194,7 +194,7 @@ class WebSocketDoor:
 
     def stop(self) -> None:
         """Tells every client that the hub goes, and to come back."""
-        error = UnavailableError("SHUTTING_DOWN", "the hub shuts down; connect again in a moment")
+        error = shutting_down()
         for session in list(self._sessions):
             session.end(error)
         self._services.keepalive.close()

@@ -136,6 +136,23 @@ def invalid_field(
     )
 
 
+def limit_reached(problem: str, limit: int, setting: str = "") -> ResourceExhaustedError:
+    """Makes the error for one more of something than there may be.
+
+    Args:
+        problem: What there is already and what to do about it, for people.
+        limit: How many there may be.
+        setting: What raises the limit; empty: nothing does.
+    """
+    metadata = {"limit": str(limit)} | ({"setting": setting} if setting else {})
+    return ResourceExhaustedError("LIMIT_REACHED", problem, metadata=metadata)
+
+
+def shutting_down() -> UnavailableError:
+    """Makes the error for what comes, or is still there, when the hub shuts down."""
+    return UnavailableError("SHUTTING_DOWN", "the hub shuts down; connect again in a moment")
+
+
 def too_large(
     field: str, actual: int, limit: int, unit: str, advice: str = ""
 ) -> InvalidArgumentError:

@@ -12,11 +12,13 @@ from switchboard_server.core.clock import Clock, wall_clock
 from switchboard_server.core.errors import (
     OutOfRangeError,
     PermissionDeniedError,
-    ResourceExhaustedError,
     UnavailableError,
     invalid_field,
+    limit_reached,
+    shutting_down,
 )
 from switchboard_server.core.filters import Filter, validate
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT, check_heartbeat
 from switchboard_server.core.listing import Page, Query, list_page
 from switchboard_server.core.ports import EventLog, Lane, ReadResult, RecentId, Window
 from switchboard_server.core.principal import ANONYMOUS, Principal
@@ -26,11 +28,6 @@ from switchboard_server.core.records import Batch, Drafts
 from switchboard_server.core.stats import EventStats
 from switchboard_server.core.subscription import Subscription
 from switchboard_server.core.tail import Tail
-
-DEFAULT_HEARTBEAT = 15.0
-"""Seconds of silence after which a subscription says that it lives, unless told otherwise."""
-HEARTBEAT_BOUNDS = (1.0, 3600.0)
-"""What a subscriber may ask for, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +295,7 @@ class EventHub:
         Returns:
             The error that callers get from now on.
         """
-        self._closing = UnavailableError(
-            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
-        )
+        self._closing = shutting_down()
         for subscription in self._subscriptions:
             subscription.end(self._closing)
         self._release()
@@ -394,11 +389,9 @@ class EventHub:
         self.check_open()
         limit = self._limits.max_subscriptions
         if len(self._subscriptions) + self.members >= limit:
-            raise ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"there are {limit} subscriptions already; raise SWITCHBOARD_MAX_SUBSCRIPTIONS",
-                metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_SUBSCRIPTIONS"},
-            )
+            setting = "SWITCHBOARD_MAX_SUBSCRIPTIONS"
+            problem = f"there are {limit} subscriptions already; raise {setting}"
+            raise limit_reached(problem, limit, setting)
         self._shares.check(principal.subject)
 
     async def position(self, start: Start) -> int:
@@ -469,20 +462,6 @@ class EventHub:
             if after >= self._tail.floor:
                 return ReadResult(self._tail.read(after, max_bytes), self._log.window)
         return await self._log.read(after, max_bytes)
-
-
-def check_heartbeat(heartbeat: float) -> None:
-    """Checks how often a stream is to say that it lives.
-
-    Args:
-        heartbeat: Seconds.
-
-    Raises:
-        InvalidArgumentError: It is not allowed.
-    """
-    low, high = HEARTBEAT_BOUNDS
-    if not low <= heartbeat <= high:
-        raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
 
 
 def check_scope(principal: Principal, permission: str, wish: Filter) -> None:

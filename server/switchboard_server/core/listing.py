@@ -5,16 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.errors import invalid_field
 from switchboard_server.core.filters import EVERYTHING, Filter
-from switchboard_server.core.paging import make_token, read_token
+from switchboard_server.core.paging import make_token, page_limit, read_token
 from switchboard_server.core.ports import EventLog, ReadResult
 from switchboard_server.core.records import Batch
 
-DEFAULT_PAGE = 100
-"""Events of a page where the query names no number."""
-MAX_PAGE = 1000
-"""Most events of a page."""
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """A page takes no further event once it holds this many bytes: it stays below gRPC's 4 MiB."""
 MAX_SCAN_BYTES = 32 * 1024 * 1024
@@ -69,9 +64,7 @@ async def list_page(log: EventLog, query: Query, clock: Clock) -> Page:
         InvalidArgumentError: The page size or the token is not allowed.
         UnavailableError: The log cannot be read now.
     """
-    if query.page_size > MAX_PAGE or query.page_size < 0:
-        raise invalid_field("page_size", f"{query.page_size} is not within 0 to {MAX_PAGE}")
-    lister = _Lister(log, query, clock())
+    lister = _Lister(log, query, clock(), page_limit(query.page_size))
     await lister.bound()
     return await lister.run()
 
@@ -79,12 +72,12 @@ async def list_page(log: EventLog, query: Query, clock: Clock) -> Page:
 class _Lister:
     """The reading of one page; `low` and `high` bound what is still wanted, both exclusive."""
 
-    def __init__(self, log: EventLog, query: Query, now_ns: int) -> None:
+    def __init__(self, log: EventLog, query: Query, now_ns: int, limit: int) -> None:
         self.log = log
         self.query = query
         self.now_ns = now_ns
         self.page = Page()
-        self.limit = query.page_size or DEFAULT_PAGE
+        self.limit = limit
         self.bytes = 0
         self.low = 0
         self.high = 0

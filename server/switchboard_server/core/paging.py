@@ -1,12 +1,47 @@
-"""Page tokens: where a page ended, good only for the query that it was given for."""
+"""Pages: how long they may be, and tokens of where one ended.
+
+A token is good only for the query that it was given for.
+"""
 
 import base64
 import binascii
 import hashlib
 
-from switchboard_server.core.errors import InvalidArgumentError, Violation
+from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field
+
+DEFAULT_PAGE = 100
+"""Entries of a page where the query names no number."""
+MAX_PAGE = 1000
+"""Most entries of a page."""
 
 _DIGEST_BYTES = 8
+
+
+def check_size(size: int, field: str) -> None:
+    """Checks how many entries of something are asked for.
+
+    Args:
+        size: How many.
+        field: Where that stands in the request.
+
+    Raises:
+        InvalidArgumentError: It is more than 1000, or less than none.
+    """
+    if not 0 <= size <= MAX_PAGE:
+        raise invalid_field(field, f"{size} is not within 0 to {MAX_PAGE}")
+
+
+def page_limit(page_size: int) -> int:
+    """How many entries a page holds at most.
+
+    Args:
+        page_size: What is asked for, 1 to 1000; 0: 100.
+
+    Raises:
+        InvalidArgumentError: It is not allowed.
+    """
+    check_size(page_size, "page_size")
+    return page_size or DEFAULT_PAGE
 
 
 def make_token(position: bytes, query: object) -> str:

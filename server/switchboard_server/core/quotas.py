@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from switchboard_server.core.errors import ResourceExhaustedError
+from switchboard_server.core.errors import ResourceExhaustedError, limit_reached
 
 FORGET_AFTER = 4096
 """So many subjects are remembered before those are forgotten that owe nothing."""
@@ -86,12 +86,8 @@ class Shares:
         """
         if self._most and self._held[subject] >= self._most:
             setting = "SWITCHBOARD_MAX_SUBSCRIPTIONS_PER_SUBJECT"
-            raise ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"{subject!r} has {self._most} subscriptions already; close some, or raise "
-                f"{setting}",
-                metadata={"limit": str(self._most), "setting": setting},
-            )
+            held = f"{subject!r} has {self._most} subscriptions already"
+            raise limit_reached(f"{held}; close some, or raise {setting}", self._most, setting)
 
     def add(self, subject: str) -> None:
         """Notes that a subject opens one."""

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
-from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.errors import shutting_down
 from switchboard_server.rpc.errors import abort
 
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -104,7 +104,7 @@ class HealthService(HealthServicer):
                 await context.write(health_pb2.HealthCheckResponse(status=status))
             elif self._gracefully_shutting_down:
                 heard.set()
-                await abort(context, UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+                await abort(context, shutting_down())
             else:
                 await changed.wait()
 

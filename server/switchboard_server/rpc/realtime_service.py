@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from switchboard.v1 import connect_pb2, realtime_service_pb2
 from switchboard_server.core.clock import wall_clock
 from switchboard_server.core.errors import SwitchboardError, invalid_field
+from switchboard_server.core.heartbeats import check_heartbeat
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.hub import CLIENT_GONE, RealtimeHub
 from switchboard_server.core.realtime.wishes import Transport
@@ -15,7 +16,7 @@ from switchboard_server.rpc.endpoints import Context, caller
 from switchboard_server.rpc.errors import ABORT_SECONDS
 from switchboard_server.wire import realtime_decode as decode
 from switchboard_server.wire import realtime_encode as encode
-from switchboard_server.wire.decode import parse
+from switchboard_server.wire.decode import decode_heartbeat, parse
 
 MAX_RESPONSE_BYTES = 256 * 1024
 """A response of Connect takes no further message once it holds this many bytes."""
@@ -42,7 +43,8 @@ class RealtimeServicer:
     async def Connect(self, raw: bytes, context: Context) -> None:
         """See the proto."""
         request = parse(connect_pb2.ConnectRequest, raw)
-        heartbeat = decode.decode_heartbeat(request)
+        heartbeat = decode_heartbeat(request)
+        check_heartbeat(heartbeat)
         wish = decode.decode_connect(request, Transport.GRPC, _address(context.peer()))
         stream = _Stream(context, heartbeat)
         connection = await self._hub.connect(wish, caller.get(), stream.wake)

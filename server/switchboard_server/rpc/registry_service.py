@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 
 from switchboard.v1 import registry_service_pb2, service_instance_pb2, watch_pb2
-from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, invalid_field
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.registry.discovery import Selection
 from switchboard_server.core.registry.leases import Lease
 from switchboard_server.core.registry.model import Instance, Key, Status
 from switchboard_server.core.registry.overview import ServicesQuery
-from switchboard_server.core.registry.registry import DEFAULT_HEARTBEAT, Registry
+from switchboard_server.core.registry.registry import Registry
 from switchboard_server.core.registry.watching import Delta
 from switchboard_server.rpc.endpoints import Context, caller
 from switchboard_server.wire import registry as wire
-from switchboard_server.wire.decode import decode_duration, parse, prefixed
+from switchboard_server.wire.decode import decode_heartbeat, parse, prefixed
 
 HALF_CLOSE_SECONDS = 0.05
 """How long the end of requests may still turn out to be the break of the stream: gRPC tells of the
@@ -105,16 +104,11 @@ class RegistryServicer:
     async def Watch(self, raw: bytes, context: Context) -> None:
         """See the proto."""
         request = parse(watch_pb2.WatchRequest, raw)
-        heartbeat = DEFAULT_HEARTBEAT
-        if request.HasField("heartbeat_interval"):
-            heartbeat = (
-                decode_duration(request.heartbeat_interval, "heartbeat_interval") / SECOND_NS
-            )
         watcher = self._registry.watch(
             request.service_names,
             after=request.after_revision,
             all_statuses=request.all_statuses,
-            heartbeat=heartbeat,
+            heartbeat=decode_heartbeat(request),
             principal=caller.get(),
         )
         try:

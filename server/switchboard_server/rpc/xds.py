@@ -19,7 +19,7 @@ from switchboard_server.core.errors import (
     PermissionDeniedError,
     SwitchboardError,
     UnauthenticatedError,
-    UnavailableError,
+    shutting_down,
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.model import Change
@@ -76,7 +76,7 @@ class XdsService(grpc.GenericRpcHandler):
     def begin_shutdown(self) -> None:
         """Ends every stream; clients go on with what they know."""
         for stream in self._streams:
-            stream.end(UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+            stream.end(shutting_down())
 
     async def close(self) -> None:
         """Follows the registry no more."""

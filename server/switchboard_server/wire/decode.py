@@ -14,10 +14,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from switchboard.v1 import event_pb2, event_service_pb2
+from switchboard.v1 import (
+    connect_pb2,
+    event_pb2,
+    event_service_pb2,
+    subscription_pb2,
+    watch_pb2,
+)
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, Violation, invalid_field, too_large
 from switchboard_server.core.filters import MAX_NAME, Filter, Route, check_entries
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT
 from switchboard_server.core.records import Drafts, Extra
 from switchboard_server.core.validation import NORMAL_PRIORITY, name_problem, oversized
 from switchboard_server.wire.codec import tagged, varint
@@ -234,6 +241,21 @@ def decode_duration(value: Duration, field: str) -> int:
     if not (0 <= value.seconds <= MAX_DURATION_SECONDS and 0 <= value.nanos < SECOND_NS):
         raise invalid_field(field, "must be from 0 to 10000 years, with nanos from 0 to 999999999")
     return value.seconds * SECOND_NS + value.nanos
+
+
+def decode_heartbeat(
+    request: subscription_pb2.SubscribeRequest
+    | connect_pb2.ConnectRequest
+    | watch_pb2.WatchRequest,
+) -> float:
+    """Seconds of silence after which a stream says that it lives, as asked for or by default.
+
+    Raises:
+        InvalidArgumentError: It is no valid duration.
+    """
+    if not request.HasField("heartbeat_interval"):
+        return DEFAULT_HEARTBEAT
+    return decode_duration(request.heartbeat_interval, "heartbeat_interval") / SECOND_NS
 
 
 def _route(event: event_pb2.Event) -> Route:

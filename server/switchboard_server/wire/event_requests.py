@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from switchboard.v1 import event_service_pb2, subscription_pb2
-from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
     InvalidArgumentError,
     invalid_field,
 )
 from switchboard_server.core.events import (
-    DEFAULT_HEARTBEAT,
     AfterSequence,
     AfterTime,
     Begin,
@@ -21,9 +19,9 @@ from switchboard_server.core.listing import Query
 from switchboard_server.core.publishing import Published
 from switchboard_server.core.records import Drafts, assigned_id
 from switchboard_server.wire.decode import (
-    decode_duration,
     decode_event,
     decode_filter,
+    decode_heartbeat,
     decode_time,
     prefixed,
 )
@@ -121,11 +119,11 @@ def decode_subscribe(request: subscription_pb2.SubscribeRequest, peer: str) -> S
     Raises:
         InvalidArgumentError: A field is not allowed.
     """
-    heartbeat = DEFAULT_HEARTBEAT
-    if request.HasField("heartbeat_interval"):
-        heartbeat = decode_duration(request.heartbeat_interval, "heartbeat_interval") / SECOND_NS
     return SubscribeWish(
-        decode_filter(request.filter), _start(request), heartbeat, decode_group(request, peer)
+        decode_filter(request.filter),
+        _start(request),
+        decode_heartbeat(request),
+        decode_group(request, peer),
     )
 
 

@@ -5,9 +5,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from switchboard.v1 import connect_pb2, realtime_pb2, realtime_service_pb2
-from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import invalid_field
-from switchboard_server.core.events import DEFAULT_HEARTBEAT, HEARTBEAT_BOUNDS
 from switchboard_server.core.realtime.messages import Position
 from switchboard_server.core.realtime.wishes import (
     BroadcastWish,
@@ -20,7 +18,6 @@ from switchboard_server.core.realtime.wishes import (
     RoomsQuery,
     Transport,
 )
-from switchboard_server.wire.decode import decode_duration
 
 _TRANSPORTS = {
     realtime_pb2.TRANSPORT_UNSPECIFIED: None,
@@ -77,21 +74,6 @@ def decode_connect(
     """
     rooms = tuple(map(decode_join, request.rooms))
     return ConnectWish(transport, peer, request.client_id, request.user, rooms)
-
-
-def decode_heartbeat(request: connect_pb2.ConnectRequest) -> float:
-    """Seconds of silence after which a stream of Connect says that it lives.
-
-    Raises:
-        InvalidArgumentError: It is not within what is allowed.
-    """
-    if not request.HasField("heartbeat_interval"):
-        return DEFAULT_HEARTBEAT
-    seconds = decode_duration(request.heartbeat_interval, "heartbeat_interval") / SECOND_NS
-    low, high = HEARTBEAT_BOUNDS
-    if not low <= seconds <= high:
-        raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
-    return seconds
 
 
 def decode_broadcast(request: realtime_service_pb2.BroadcastRequest) -> BroadcastWish:

@@ -18,7 +18,6 @@ from switchboard_server.core.errors import (
     UnavailableError,
 )
 from switchboard_server.core.events import (
-    HEARTBEAT_BOUNDS,
     AfterSequence,
     AfterTime,
     Begin,
@@ -28,6 +27,7 @@ from switchboard_server.core.events import (
     check_scope,
 )
 from switchboard_server.core.filters import EVERYTHING, Filter
+from switchboard_server.core.heartbeats import HEARTBEAT_BOUNDS
 from switchboard_server.core.listing import Query
 from switchboard_server.core.ports import LogListener, RecentId, Window
 from switchboard_server.core.principal import Principal

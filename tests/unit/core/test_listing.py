@@ -16,7 +16,8 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import InvalidArgumentError, UnavailableError
 from switchboard_server.core.events import EventHub
 from switchboard_server.core.filters import Filter, Route
-from switchboard_server.core.listing import MAX_PAGE, Page, Query, list_page
+from switchboard_server.core.listing import Page, Query, list_page
+from switchboard_server.core.paging import MAX_PAGE
 from switchboard_server.core.ports import ReadResult, Window
 from switchboard_server.core.records import Batch, Drafts, Extra, build_batches
 from tests.support.events import PlainCodec, a_route, bodies, numbered, sequences, some

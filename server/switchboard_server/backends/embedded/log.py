@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from switchboard_server.backends.clocks import Alarm, LogTime
 from switchboard_server.backends.embedded.store import Commit, Due, GroupWork, Store, StoreError
-from switchboard_server.backends.embedded.waiting import Waiting, commit_of, fail, shutting_down
+from switchboard_server.backends.embedded.waiting import Waiting, commit_of, fail
 from switchboard_server.backends.embedded.worker import Inline, Thread, Worker
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
-from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.errors import UnavailableError, shutting_down
 from switchboard_server.core.ports import (
     NO_DUPLICATES,
     Appended,

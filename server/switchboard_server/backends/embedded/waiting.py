@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switchboard_server.backends.embedded.store import Commit, GroupWork, SaveChange
-from switchboard_server.core.errors import UnavailableError
 from switchboard_server.core.ports import Lane
 from switchboard_server.core.records import Codec, Drafts, build_batches
 
@@ -66,8 +65,3 @@ def fail(taken: Iterable[Waiting], error: BaseException) -> None:
             each.lane.fail(error)
         if not each.future.done():
             each.future.set_exception(error)
-
-
-def shutting_down() -> UnavailableError:
-    """Answers whoever comes after the log was closed."""
-    return UnavailableError("SHUTTING_DOWN", "the hub shuts down")

@@ -25,7 +25,7 @@ from switchboard_server.backends.rabbitmq.stream import StreamReader
 from switchboard_server.backends.rabbitmq.tail import LogTail
 from switchboard_server.backends.rabbitmq.topology import Topology
 from switchboard_server.core.clock import Clock, wall_clock
-from switchboard_server.core.errors import SwitchboardError, UnavailableError
+from switchboard_server.core.errors import SwitchboardError, UnavailableError, shutting_down
 from switchboard_server.core.ports import (
     Appended,
     Capabilities,
@@ -271,14 +271,14 @@ class ClusterLog:
         await self._seat.close()
         await self._tail.close()
         await self._reader.close()
-        self._requests.fail_all(_shutting_down())
+        self._requests.fail_all(shutting_down())
 
     def _request(
         self, drafts: Drafts, lane: Lane | None, *, scheduled: bool
     ) -> asyncio.Future[Any]:
         refusal: UnavailableError | None = None
         if self._closing:
-            refusal = _shutting_down()
+            refusal = shutting_down()
         elif self._problem and (
             # What RabbitMQ does not read now it would store when nobody waits for it any more.
             self._link.blocked or self._loop.time() - self._since > self._settings.timeout
@@ -296,7 +296,7 @@ class ClusterLog:
 
     def _check(self) -> None:
         if self._closing:
-            raise _shutting_down()
+            raise shutting_down()
 
     # --- the seat -----------------------------------------------------------------------------
 
@@ -409,7 +409,3 @@ async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
 
 def _unreachable(problem: str) -> str:
     return f"the log cannot be reached: RabbitMQ: {problem.removeprefix('RabbitMQ: ')}"
-
-
-def _shutting_down() -> UnavailableError:
-    return UnavailableError("SHUTTING_DOWN", "the hub shuts down")

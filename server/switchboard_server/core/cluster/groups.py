@@ -19,7 +19,7 @@ from switchboard_server.core.cluster.roaming import RoamingMember
 from switchboard_server.core.cluster.seats import all_seats, seat_of
 from switchboard_server.core.cluster.streams import Streams
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.events import DEFAULT_HEARTBEAT, Begin, EventHub, Start
+from switchboard_server.core.events import Begin, EventHub, Start
 from switchboard_server.core.groups.config import validate_name
 from switchboard_server.core.groups.entries import RETRY, Outcome, Rejection
 from switchboard_server.core.groups.group import LeaseCodec
@@ -27,6 +27,7 @@ from switchboard_server.core.groups.hub import GroupLimits, GroupWish
 from switchboard_server.core.groups.listing import list_groups
 from switchboard_server.core.groups.ports import GroupStore
 from switchboard_server.core.groups.reports import GroupReport, GroupStats
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT
 from switchboard_server.core.principal import ANONYMOUS, Principal
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from switchboard_server.core.clock import SECOND_NS, Clock
-from switchboard_server.core.errors import SwitchboardError, UnavailableError
+from switchboard_server.core.errors import SwitchboardError, UnavailableError, shutting_down
 from switchboard_server.core.groups.burial import Undertaker
 from switchboard_server.core.groups.changes import replay
 from switchboard_server.core.groups.entries import Entry, Outcome, Rejection
@@ -131,7 +131,7 @@ class Group:
         """
         if self._closed:
             return
-        self._stop(error or UnavailableError("SHUTTING_DOWN", "the hub shuts down"))
+        self._stop(error or shutting_down())
         try:
             await self._saver.save_place()
         except (UnavailableError, MovedError) as failure:

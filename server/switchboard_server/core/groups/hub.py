@@ -9,15 +9,13 @@ from functools import partial
 
 from switchboard_server.core.errors import (
     FailedPreconditionError,
-    ResourceExhaustedError,
     UnavailableError,
+    limit_reached,
 )
 from switchboard_server.core.events import (
-    DEFAULT_HEARTBEAT,
     Begin,
     EventHub,
     Start,
-    check_heartbeat,
     check_scope,
 )
 from switchboard_server.core.filters import validate as validate_filter
@@ -39,6 +37,7 @@ from switchboard_server.core.groups.ports import GroupStore, StoredGroup
 from switchboard_server.core.groups.reports import GroupReport, GroupStats, report, stats
 from switchboard_server.core.groups.settling import Settling
 from switchboard_server.core.groups.shelf import unknown
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT, check_heartbeat
 from switchboard_server.core.principal import ANONYMOUS, Principal
 
 KEEP_SECONDS = 5.0
@@ -355,11 +354,9 @@ class GroupHub(Settling):
                 return known
             limit = self._limits.max_groups
             if len(self._groups) >= limit:
-                raise ResourceExhaustedError(
-                    "LIMIT_REACHED",
-                    f"there are {limit} groups; delete some, or raise SWITCHBOARD_MAX_GROUPS",
-                    metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_GROUPS"},
-                )
+                setting = "SWITCHBOARD_MAX_GROUPS"
+                problem = f"there are {limit} groups; delete some, or raise {setting}"
+                raise limit_reached(problem, limit, setting)
             if self._around is None:
                 raise AssertionError("groups are not open")
             snapshot = Snapshot.at(await self._events.position(start))

@@ -6,15 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from switchboard_server.core.clock import Clock
-from switchboard_server.core.errors import UnavailableError, invalid_field, too_large
+from switchboard_server.core.errors import UnavailableError, too_large
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.filters import EVERYTHING, Filter, validate
 from switchboard_server.core.groups.changes import DeadLetter
 from switchboard_server.core.groups.group import Group
 from switchboard_server.core.groups.hub import GroupHub
 from switchboard_server.core.groups.ports import GroupStore
-from switchboard_server.core.listing import DEFAULT_PAGE, MAX_PAGE, MAX_PAGE_BYTES
-from switchboard_server.core.paging import make_token, read_token
+from switchboard_server.core.listing import MAX_PAGE_BYTES
+from switchboard_server.core.paging import make_token, page_limit, read_token
 from switchboard_server.core.principal import ANONYMOUS, Principal
 
 MAX_SEQUENCES = 10_000
@@ -108,8 +108,7 @@ class DeadLetters:
             UnavailableError: They cannot be read now.
         """
         validate(query.filter)
-        if query.page_size > MAX_PAGE:
-            raise invalid_field("page_size", f"must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
+        limit = page_limit(query.page_size)
         group = self._groups.find(name)
         check_scope(principal, "events.view", group.filter)
         asked = (group.record.number, group.record.secret, query.filter.key)
@@ -125,7 +124,7 @@ class DeadLetters:
             if _matches(query.filter, letter):
                 page.letters.append(letter)
                 size += len(letter.frame)
-            full = len(page.letters) >= (query.page_size or DEFAULT_PAGE) or size >= MAX_PAGE_BYTES
+            full = len(page.letters) >= limit or size >= MAX_PAGE_BYTES
             if full or scanned >= SCANNED:
                 page.next_page_token = make_token(_PLACE.pack(*place), asked)
                 break

@@ -5,12 +5,11 @@ from __future__ import annotations  # GroupHub lists its groups by means of this
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from switchboard_server.core.errors import PermissionDeniedError, invalid_field
+from switchboard_server.core.errors import PermissionDeniedError
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.groups.group import Group
 from switchboard_server.core.groups.reports import GroupReport
-from switchboard_server.core.listing import DEFAULT_PAGE, MAX_PAGE
-from switchboard_server.core.paging import make_token, read_token
+from switchboard_server.core.paging import make_token, page_limit, read_token
 from switchboard_server.core.principal import Principal
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ async def list_groups(
         InvalidArgumentError: The page size or the token is not allowed.
         UnavailableError: The log cannot be read now.
     """
-    if page_size > MAX_PAGE:
-        raise invalid_field("page_size", f"must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
-    asked, limit = ("groups", prefix), page_size or DEFAULT_PAGE
+    asked, limit = ("groups", prefix), page_limit(page_size)
     after = read_token(page_token, asked).decode() if page_token else ""
     found = await visible(prefix, after, limit + 1, principal)
     if len(found) <= limit:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.events import DEFAULT_HEARTBEAT, Begin, Start
+from switchboard_server.core.events import Begin, Start
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.entries import RETRY, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupWish
@@ -15,6 +15,7 @@ from switchboard_server.core.groups.letters import (
     Redriven,
 )
 from switchboard_server.core.groups.reports import GroupReport
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Item
 

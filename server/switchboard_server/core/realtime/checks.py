@@ -12,6 +12,7 @@ from switchboard_server.core.errors import (
     PermissionDeniedError,
     ResourceExhaustedError,
     invalid_field,
+    limit_reached,
     too_large,
 )
 from switchboard_server.core.filters import MAX_NAME
@@ -143,11 +144,10 @@ def not_found(client_id: str) -> NotFoundError:
 
 def too_many_rooms() -> ResourceExhaustedError:
     """The error for a connection that stands in as many rooms as it may."""
-    return ResourceExhaustedError(
-        "LIMIT_REACHED",
-        f"a connection stands in at most {MAX_ROOMS} rooms; leave one, or open another connection",
-        metadata={"limit": str(MAX_ROOMS)},
+    problem = (
+        f"a connection stands in at most {MAX_ROOMS} rooms; leave one, or open another connection"
     )
+    return limit_reached(problem, MAX_ROOMS)
 
 
 def user_of(wish: ConnectWish, principal: Principal) -> str:

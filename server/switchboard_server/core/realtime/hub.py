@@ -10,9 +10,10 @@ from switchboard_server.core.clock import Clock, wall_clock
 from switchboard_server.core.errors import (
     AbortedError,
     PermissionDeniedError,
-    ResourceExhaustedError,
     SwitchboardError,
     UnavailableError,
+    limit_reached,
+    shutting_down,
 )
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.realtime import looking
@@ -454,9 +455,9 @@ class RealtimeHub:
         """
         self._floor.stopping = True
         for connection in list(self._floor.directory.connections.values()):
-            self._floor.end(connection, _shutting_down())
+            self._floor.end(connection, shutting_down())
         self._floor.settle()
-        return _shutting_down()
+        return shutting_down()
 
     def stats(self) -> RealtimeStats:
         """What the hub counts, as it is now."""
@@ -495,11 +496,9 @@ class RealtimeHub:
             return other
         limit = self._limits.max_connections
         if len(connections) >= limit:
-            raise ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"there are {limit} connections already; raise WEBSOCKET_MAX_CONNECTIONS",
-                metadata={"limit": str(limit), "setting": "WEBSOCKET_MAX_CONNECTIONS"},
-            )
+            setting = "WEBSOCKET_MAX_CONNECTIONS"
+            problem = f"there are {limit} connections already; raise {setting}"
+            raise limit_reached(problem, limit, setting)
         return None
 
     async def _whereabouts(self, client_id: str) -> Whereabouts:
@@ -533,8 +532,4 @@ class RealtimeHub:
 
     def _check_open(self) -> None:
         if self._floor.stopping:
-            raise _shutting_down()
-
-
-def _shutting_down() -> UnavailableError:
-    return UnavailableError("SHUTTING_DOWN", "the hub shuts down; connect again in a moment")
+            raise shutting_down()

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from switchboard_server.core.errors import NotFoundError, invalid_field, too_large
-from switchboard_server.core.paging import make_token, read_token
+from switchboard_server.core.errors import NotFoundError, too_large
+from switchboard_server.core.paging import MAX_PAGE, check_size, make_token, page_limit, read_token
 from switchboard_server.core.principal import Principal
 from switchboard_server.core.realtime.checks import check_name
 from switchboard_server.core.realtime.floor import Floor
@@ -26,10 +26,8 @@ from switchboard_server.core.realtime.wishes import (
     RoomsQuery,
 )
 
-DEFAULT_PAGE = 100
-"""Entries of a page where the query names no number."""
-MAX_PAGE = 1000
-"""Most entries of a page, and most users that are asked about by name."""
+MAX_USERS = MAX_PAGE
+"""Most users that are asked about by name."""
 MAX_HISTORY_BYTES = 384 * 1024
 """A page takes no further message once it holds this many bytes. A Struct may take five and a half
 times the bytes of its JSON, and gRPC's clients take 4 MiB unless told otherwise."""
@@ -48,7 +46,7 @@ async def list_rooms(
     principal.require(VIEW)
     asked = ("rooms", query.name_prefix)
     after = _after(query.page_token, asked)
-    limit = _limit("page_size", query.page_size)
+    limit = page_limit(query.page_size)
     scoped = principal.scoped(VIEW)
     names: list[str] = []
     census = floor.neighbours.census
@@ -73,8 +71,8 @@ async def get_room(
     """See `RealtimeHub.get_room`."""
     check_name("room", query.room)
     principal.require(VIEW, query.room)
-    _check_size("member_page_size", query.member_page_size)
-    _check_size("history_limit", query.history_limit)
+    check_size(query.member_page_size, "member_page_size")
+    check_size(query.history_limit, "history_limit")
     census = floor.neighbours.census
     facts = (await census.rooms([query.room]))[0]
     if facts is None:
@@ -97,9 +95,9 @@ async def get_presence(floor: Floor, query: PresenceQuery, principal: Principal)
     """See `RealtimeHub.get_presence`."""
     principal.require(VIEW, query.room or EVERYTHING)
     check_name("room", query.room, required=False)
-    limit = _limit("page_size", query.page_size)
-    if len(query.users) > MAX_PAGE:
-        raise too_large("users", len(query.users), MAX_PAGE, "entries")
+    limit = page_limit(query.page_size)
+    if len(query.users) > MAX_USERS:
+        raise too_large("users", len(query.users), MAX_USERS, "entries")
     asked = ("presence", query.room)
     after = _after(query.page_token, asked)
     census = floor.neighbours.census
@@ -116,7 +114,7 @@ async def list_connections(
     """See `RealtimeHub.list_connections`."""
     principal.require(VIEW, query.room or EVERYTHING)
     check_name("room", query.room, required=False)
-    limit = _limit("page_size", query.page_size)
+    limit = page_limit(query.page_size)
     asked = ("connections", query.client_id_prefix, query.user, query.room, str(query.transport))
     after = _after(query.page_token, asked)
     views, total = await floor.neighbours.census.connections(query, after, limit + 1)
@@ -166,17 +164,6 @@ def _within_bytes(messages: Sequence[Delivered]) -> Sequence[Delivered]:
             return messages[:index]
         size += each.size
     return messages
-
-
-def _check_size(field: str, size: int) -> None:
-    if not 0 <= size <= MAX_PAGE:
-        raise invalid_field(field, f"{size} is not within 0 to {MAX_PAGE}")
-
-
-def _limit(field: str, size: int) -> int:
-    """How many entries a page holds."""
-    _check_size(field, size)
-    return size or DEFAULT_PAGE
 
 
 def _after(token: str, asked: object, field: str = "page_token") -> str:

@@ -9,6 +9,7 @@ from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.errors import (
     AlreadyExistsError,
     ResourceExhaustedError,
+    limit_reached,
 )
 from switchboard_server.core.registry.entries import Declared, Entry, Verdict
 from switchboard_server.core.registry.model import (
@@ -315,8 +316,5 @@ def conflict(key: Key, address: str) -> AlreadyExistsError:
 
 def too_many(limit: int) -> ResourceExhaustedError:
     """The error for one instance more than there may be."""
-    return ResourceExhaustedError(
-        "LIMIT_REACHED",
-        f"there are {limit} instances already; raise {SETTING_MAX_INSTANCES}",
-        metadata={"limit": str(limit), "setting": SETTING_MAX_INSTANCES},
-    )
+    problem = f"there are {limit} instances already; raise {SETTING_MAX_INSTANCES}"
+    return limit_reached(problem, limit, SETTING_MAX_INSTANCES)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from switchboard_server.core.clock import Clock
 from switchboard_server.core.errors import (
     AbortedError,
-    ResourceExhaustedError,
     UnavailableError,
-    invalid_field,
+    limit_reached,
+    shutting_down,
     too_large,
 )
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT, check_heartbeat
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
 from switchboard_server.core.registry.checking import Checker
@@ -45,10 +46,6 @@ from switchboard_server.core.stats import Histogram
 
 SETTLE_SECONDS = 1.0
 """How long a shutdown waits for changes to be published."""
-HEARTBEAT_BOUNDS = (1.0, 3600.0)
-"""What a watcher may ask for, in seconds."""
-DEFAULT_HEARTBEAT = 15.0
-"""Seconds of silence after which a watcher is told that the stream lives."""
 
 
 class Registry(ABC):
@@ -267,9 +264,7 @@ class Registry(ABC):
             ResourceExhaustedError: There are as many watchers as there may be.
             UnavailableError: The hub shuts down.
         """
-        low, high = HEARTBEAT_BOUNDS
-        if not low <= heartbeat <= high:
-            raise invalid_field("heartbeat_interval", f"must be {low:g} to {high:g} seconds")
+        check_heartbeat(heartbeat)
         check_patterns(patterns)
         if patterns or principal.scoped("services.view"):
             for pattern in patterns or ("*",):
@@ -277,11 +272,9 @@ class Registry(ABC):
         self._admit()
         limit = self._limits.max_watchers
         if len(self._watchers) >= limit:
-            raise ResourceExhaustedError(
-                "LIMIT_REACHED",
-                f"there are {limit} watchers already; raise SWITCHBOARD_MAX_WATCHERS",
-                metadata={"limit": str(limit), "setting": "SWITCHBOARD_MAX_WATCHERS"},
-            )
+            setting = "SWITCHBOARD_MAX_WATCHERS"
+            problem = f"there are {limit} watchers already; raise {setting}"
+            raise limit_reached(problem, limit, setting)
         return Watcher(
             self._watchers,
             tuple(dict.fromkeys(patterns)) or ("*",),
@@ -423,9 +416,7 @@ class Registry(ABC):
 
     async def _end_streams(self) -> None:
         """Begins the shutdown: nothing is taken any more, and streams end."""
-        self._closing = UnavailableError(
-            "SHUTTING_DOWN", "the hub shuts down; connect again in a moment"
-        )
+        self._closing = shutting_down()
         for stream in (*self._leases, *self._watchers):
             stream.end(self._closing)
         if self._announcer is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
 from switchboard_server.core.errors import UnavailableError
+from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
 from switchboard_server.core.registry.discovery import Discovered, Selection
@@ -26,7 +27,6 @@ from switchboard_server.core.registry.ownership import in_charge
 from switchboard_server.core.registry.ports import Prober
 from switchboard_server.core.registry.reaching import Reaching
 from switchboard_server.core.registry.registry import (
-    DEFAULT_HEARTBEAT,
     SETTLE_SECONDS,
     Registry,
     declared_as,
