@@ -14,15 +14,25 @@ from switchboard.v1.group_service_pb2 import ListGroupsRequest
 from switchboard.v1.group_service_pb2_grpc import GroupServiceStub
 from switchboard.v1.realtime_service_pb2 import BroadcastRequest
 from switchboard.v1.realtime_service_pb2_grpc import RealtimeServiceStub
+from switchboard_server.backends.redis.link import RedisLink
 from tests.e2e.cluster.faults import EVENTS, GROUPS, REALTIME, REGISTRY
 from tests.e2e.cluster.nodes import Hubs, Node
 from tests.e2e.load import get, numbered, read, reason_of, stub, subscribe
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.cluster_logs import a_prefix
+from tests.support.rabbit import control
+
+RIGHTS = "^switchboard"
+RIGHT_TO_WRITE = r"^(switchboard|amq\.default$)"
+"""What a hub's user may configure and read in RabbitMQ, and write."""
+ACCESS = "~{switchboard}* &switchboard* +@all -@dangerous +info"
+"""What it may do in Redis."""
 
 
 @asynccontextmanager
-async def a_hub(folder: Path, rabbitmq: str, redis: str) -> AsyncIterator[tuple[Hubs, Node]]:
+async def a_hub(
+    folder: Path, rabbitmq: str, redis: str, prefix: str = ""
+) -> AsyncIterator[tuple[Hubs, Node]]:
     node = Node(
         "hub",
         folder,
@@ -31,7 +41,7 @@ async def a_hub(folder: Path, rabbitmq: str, redis: str) -> AsyncIterator[tuple[
             "SWITCHBOARD_DATA_DIR": "",
             "RABBITMQ_URL": rabbitmq,
             "REDIS_URL": redis,
-            "MESSAGE_QUEUE_EXCHANGE": a_prefix(),
+            "MESSAGE_QUEUE_EXCHANGE": prefix or a_prefix(),
         },
     )
     try:
@@ -119,3 +129,35 @@ async def test_a_password_that_is_wrong_is_told_and_stops_nothing_else(
         for _, text in await refused(hubs):
             assert "ACCESS_REFUSED" in text
         assert f"events and groups cannot be served yet: {problem}" in node.text
+
+
+async def test_a_right_that_a_hub_lacks_is_told_and_those_of_the_readme_suffice(
+    tmp_path: Path, rabbit: RabbitServer, redis: RedisServer
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for told in (RIGHTS, RIGHT_TO_WRITE, ACCESS):
+        assert f"`{told}`" in readme
+    prefix = a_prefix()
+    rights, right_to_write, access = (
+        each.replace("switchboard", prefix) for each in (RIGHTS, RIGHT_TO_WRITE, ACCESS)
+    )
+    await control(rabbit, "add_user", prefix, "oats")
+    await control(rabbit, "set_permissions", prefix, rights, rights, rights)
+    link = RedisLink([redis.url])
+    await link.open()
+    await link.call("ACL", "SETUSER", prefix, "on", ">oats", *access.split())
+    await link.close()
+    whose = f"{prefix}:oats@127.0.0.1"
+    urls = f"amqp://{whose}:{rabbit.port}/", f"redis://{whose}:{redis.port}/0"
+    async with a_hub(tmp_path, *urls, prefix) as (hubs, node):
+        for _, text in await refused(hubs):
+            assert "ACCESS_REFUSED - access to exchange 'amq.default'" in text
+        assert "events and groups cannot be served yet" in node.text
+        await control(rabbit, "set_permissions", prefix, rights, right_to_write, rights)
+        for service in (EVENTS, GROUPS, REALTIME, REGISTRY):
+            await hubs.until_health(service, serving=True)
+        assert await publish(hubs) == 1
+        members = await subscribe(hubs.channel(0), subscription_pb2.SubscribeRequest(group="crew"))
+        members.cancel()
+        message = BroadcastRequest(message_type="chat", rooms=["hall"])
+        await RealtimeServiceStub(hubs.channel(0)).Broadcast(message)

@@ -199,7 +199,11 @@ class ClusterLog:
         """What keeps it from being followed and written to, for people; None: nothing."""
         if self._link.problem is not None:
             return _unreachable(self._link.problem)
-        return self._away or self._problem
+        problem = self._away or self._problem
+        if problem is None and not self._opened and self._seat.problem is not None:
+            # Where no other node has begun the log either, this is what it waits for.
+            problem = _unreachable(self._seat.problem)
+        return problem
 
     async def open(self, listener: LogListener) -> None:
         """See `EventLog.open`. Waits for as long as it takes, and says for what in `problem`.

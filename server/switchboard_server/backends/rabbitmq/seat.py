@@ -128,6 +128,8 @@ class Seat:
         self.name = name
         self.term: Term | None = None
         """The term, while this node holds the seat; `taken` may still be at work."""
+        self.problem: str | None = None
+        """Why this node could not stand for it at the last try, for people; None: it does."""
         self._link = link
         self._queue = topology.seat(name)
         self._peers = peers
@@ -176,12 +178,16 @@ class Seat:
             await channel.declare_queue(self._queue, SEAT)
             await self._first_publish(channel)
             await channel.consume(self._queue, lambda message: tokens.put_nowait(message.tag))
+            self.problem = None
             token = await self._first_token(channel, tokens)
             if self._should_pass():
                 _logger.debug("passing %s on", self.name)
                 self._rest = random.uniform(0.2, 0.5)  # noqa: S311
             else:
                 await self._sit(channel, tokens, token)
+        except SwitchboardError as error:
+            self.problem = error.message
+            raise
         finally:
             await channel.close()
 
