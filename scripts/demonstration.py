@@ -163,6 +163,7 @@ class Demonstration:
         # may interrupt its own `put`.
         self._events: queue.SimpleQueue[tuple[str, Server | None]] = queue.SimpleQueue()
         self._starting: set[Server] = set()
+        self._reviving: set[threading.Thread] = set()
         self._stopping = False
 
     def run(self) -> int:
@@ -229,7 +230,10 @@ class Demonstration:
         if part is None:
             return
         if event == "due":
-            self._revive(part)
+            # Side by side: a hub waits for RabbitMQ and Redis as it starts.
+            reviving = threading.Thread(target=self._revive, args=(part,), daemon=True)
+            self._reviving = {each for each in self._reviving if each.is_alive()} | {reviving}
+            reviving.start()
             return
         again = f"it is started again in {RESTART_SECONDS:.0f} s"
         self._terminal.say(f"{part.name} has ended with code {part.process.returncode}; {again}")
@@ -262,6 +266,10 @@ class Demonstration:
     def _stop(self) -> None:
         self._stopping = True
         self._terminal.say("Stopping all of it ...")
+        for each in self._reviving:
+            while each.is_alive():
+                self._kill_starting()
+                each.join(0.1)
         # The hubs first, so that they find RabbitMQ and Redis as long as they need them.
         for parts in (self._hubs, [self._rabbit, self._redis]):
             with ThreadPoolExecutor(len(parts)) as pool:

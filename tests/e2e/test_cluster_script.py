@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,14 @@ def read_until(process: subprocess.Popen[str], end: str) -> str:
     raise AssertionError(f"it ended before it said {end!r}:\n{text}")
 
 
+def started_hub(script: int, before: Iterable[psutil.Process]) -> psutil.Process:
+    """Waits for a hub that the script starts, and that was not there before."""
+    while True:
+        for each in {*psutil.Process(script).children()} - {*before}:
+            if "switchboard_server" in each.cmdline():
+                return each
+
+
 def run_program(url: str) -> str:
     """Runs the program of the README that speaks AMQP, and returns what it prints."""
     section = README.partition("## Growing past one machine\n")[2].partition("\n## ")[0]
@@ -71,9 +79,15 @@ async def test_it_runs_what_its_session_shows_and_stops_all_of_it(tmp_path: Path
         told = re.fullmatch(r"\d+ order\.created (\S+)\n", exchanged)
         assert told, exchanged
 
-        victim = int(re.findall(r"hub-2: (\d+)", session)[0])
-        psutil.Process(victim).kill()
-        assert "hub-2 has ended with code -9" in read_until(process, "hub-2 is back")
+        victims = [int(re.findall(rf"{name}: (\d+)", session)[0]) for name in ("hub-2", "Redis")]
+        psutil.Process(victims[0]).kill()
+        read_until(process, "hub-2 has ended with code -9")
+        started = started_hub(process.pid, parts)
+        started.suspend()  # As slow a start as there may be.
+        psutil.Process(victims[1]).kill()
+        read_until(process, "Redis is back")
+        started.resume()
+        read_until(process, "hub-2 is back")
         for address in hubs:
             async with grpc.aio.insecure_channel(address) as channel:
 
