@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
 from switchboard_server.core.stats import EventStats, Histogram
 from switchboard_server.telemetry.logs import configure_logging
-from switchboard_server.telemetry.metrics import RPC_BUCKETS, Metrics
+from switchboard_server.telemetry.metrics import Metrics
+from switchboard_server.telemetry.rpc_metrics import RPC_BUCKETS
 
 PUBLISH = "switchboard.v1.EventService/Publish"
 SUBSCRIBE = "switchboard.v1.EventService/Subscribe"

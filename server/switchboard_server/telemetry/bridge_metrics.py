@@ -1,14 +1,15 @@
 """What the WebSocket bridge counts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from switchboard_server.telemetry.families import QuietCollector, counted_by
 
 
-class BridgeMetrics(Collector):
+class BridgeMetrics(QuietCollector):
     """Counts by plain arithmetic, in the event loop's thread.
 
     Attributes:
@@ -32,10 +33,6 @@ class BridgeMetrics(Collector):
         self.errors: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
-        return ()
-
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield GaugeMetricFamily(
@@ -56,7 +53,5 @@ class BridgeMetrics(Collector):
             ("websockets_closed", "WebSocket connections that ended.", "code", self.closed),
         )
         for name, text, label, counter in counted:
-            family = CounterMetricFamily(f"switchboard_{name}", text, labels=(label,))
-            for value, count in counter.items():
-                family.add_metric((str(value),), count)
-            yield family
+            counts = {str(value): count for value, count in counter.items()}
+            yield counted_by(label, f"switchboard_{name}", text, counts)

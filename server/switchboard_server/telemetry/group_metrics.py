@@ -1,28 +1,17 @@
 """What consumer groups count, as metrics."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from switchboard_server.core.clock import SECOND_NS
 from switchboard_server.core.groups.reports import GroupStats
+from switchboard_server.telemetry.families import StatsCollector
 
 
-class GroupCollector(Collector):
-    """Turns what consumer groups count into metrics, each group under its name.
-
-    Args:
-        stats: Returns the numbers as they are now; called once for each time that metrics are read.
-    """
-
-    def __init__(self, stats: Callable[[], Sequence[GroupStats]]) -> None:
-        self._stats = stats
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
-        return ()
+class GroupCollector(StatsCollector[Sequence[GroupStats]]):
+    """Turns what consumer groups count into metrics, each group under its name."""
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""

@@ -1,28 +1,17 @@
 """Connections, rooms and messages as metrics; see `telemetry.metrics`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
-from switchboard_server.core.realtime.stats import NeighbourStats, RealtimeStats
+from switchboard_server.core.realtime.stats import RealtimeStats
 from switchboard_server.core.realtime.wishes import Transport
+from switchboard_server.telemetry.families import StatsCollector, counted_by, counters, gauges
 
 
-class RealtimeCollector(Collector):
-    """Turns what the hub counts of connections and rooms into metrics.
-
-    Args:
-        stats: Returns the numbers as they are now; called once for each time that metrics are read.
-    """
-
-    def __init__(self, stats: Callable[[], RealtimeStats]) -> None:
-        self._stats = stats
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
-        return ()
+class RealtimeCollector(StatsCollector[RealtimeStats]):
+    """Turns what the hub counts of connections and rooms into metrics."""
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
@@ -33,27 +22,17 @@ class RealtimeCollector(Collector):
         for transport in Transport:
             connections.add_metric((transport.value,), stats.connections.get(transport.value, 0))
         yield connections
-        for name, text, attribute in _GAUGES:
-            yield GaugeMetricFamily(name, text, value=getattr(stats, attribute))
-        for name, text, attribute in _COUNTERS:
-            yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
-        ended = CounterMetricFamily(
+        yield from gauges(_GAUGES, stats)
+        yield from counters(_COUNTERS, stats)
+        yield counted_by(
+            "reason",
             "switchboard_connections_ended",
             "Realtime connections that ended, by reason.",
-            labels=("reason",),
+            stats.ended,
         )
-        for reason, count in stats.ended.items():
-            ended.add_metric((reason,), count)
-        yield ended
         if stats.neighbours is not None:
-            yield from _of_neighbours(stats.neighbours)
-
-
-def _of_neighbours(stats: NeighbourStats) -> Iterator[Metric]:
-    for name, text, attribute in _NEIGHBOUR_GAUGES:
-        yield GaugeMetricFamily(name, text, value=getattr(stats, attribute))
-    for name, text, attribute in _NEIGHBOUR_COUNTERS:
-        yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
+            yield from gauges(_NEIGHBOUR_GAUGES, stats.neighbours)
+            yield from counters(_NEIGHBOUR_COUNTERS, stats.neighbours)
 
 
 _GAUGES = (

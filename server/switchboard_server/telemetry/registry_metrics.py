@@ -1,37 +1,23 @@
 """What the registry counts, as metrics."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from switchboard_server.core.registry.model import RemovalCause, Status
 from switchboard_server.core.registry.stats import RegistryStats
-from switchboard_server.telemetry.families import buckets
+from switchboard_server.telemetry.families import StatsCollector, buckets, counters, gauges
 
 
-class RegistryCollector(Collector):
-    """Turns what the registry counts into metrics.
-
-    Args:
-        stats: Returns the numbers as they are now; called once for each time that metrics are read.
-    """
-
-    def __init__(self, stats: Callable[[], RegistryStats]) -> None:
-        self._stats = stats
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
-        return ()
+class RegistryCollector(StatsCollector[RegistryStats]):
+    """Turns what the registry counts into metrics."""
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         stats = self._stats()
-        for name, text, attribute in _GAUGES:
-            yield GaugeMetricFamily(name, text, value=float(getattr(stats, attribute)))
-        for name, text, attribute in _COUNTERS:
-            yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
+        yield from gauges(_GAUGES, stats)
+        yield from counters(_COUNTERS, stats)
         instances = GaugeMetricFamily(
             "switchboard_registry_instances", "Registered instances by status.", labels=("status",)
         )

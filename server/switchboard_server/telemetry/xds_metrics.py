@@ -1,14 +1,15 @@
 """What xDS clients are sent, and what they say to it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from switchboard_server.telemetry.families import QuietCollector, counted_by
 
 
-class XdsMetrics(Collector):
+class XdsMetrics(QuietCollector):
     """Counts streams, pushes, and their acceptance.
 
     Attributes:
@@ -28,19 +29,12 @@ class XdsMetrics(Collector):
         """
         self._counts[outcome, kind] += 1
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
-        return ()
-
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield GaugeMetricFamily("switchboard_xds_streams", "Open xDS streams.", value=self.streams)
         for outcome, text in _COUNTERS.items():
-            family = CounterMetricFamily(f"switchboard_xds_{outcome}", text, labels=("type",))
-            for (counted, kind), value in self._counts.items():
-                if counted == outcome:
-                    family.add_metric((kind,), value)
-            yield family
+            counts = {kind: count for (one, kind), count in self._counts.items() if one == outcome}
+            yield counted_by("type", f"switchboard_xds_{outcome}", text, counts)
 
 
 _COUNTERS = {
