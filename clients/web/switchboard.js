@@ -93,8 +93,8 @@
  */
 
 /**
- * A room was joined. `resumed`: it was joined again after a break. `gap`: after that break messages may be missing, for
- * the room keeps no history or it no longer reaches back so far.
+ * A room was joined. `resumed`: it was joined again after a break. `gap`: after that break, or after the place that
+ * `recoverAfter` named, messages may be missing, for the room keeps no history or it no longer reaches back so far.
  *
  * @typedef {RoomJoined & { resumed: boolean, gap: boolean }} Joined
  */
@@ -530,6 +530,8 @@ class Standing extends TypedTarget {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #retry;
   #failures = 0;
+  /** Counts what was asked for and given up: an answer to an earlier turn says nothing of how things stand now. */
+  #turn = 0;
 
   /** The client wants to stand here, so it comes back after a break. @internal */
   _wanted = false;
@@ -587,14 +589,17 @@ class Standing extends TypedTarget {
     clearTimeout(this.#retry);
     const { type, data } = this._request();
     const resumed = this._stood;
+    const turn = ++this.#turn;
     // Without a promise, which would be told of the answer only after the frames that follow it.
     this._hub._ask(
       { type, data, atOnce: true },
       {},
       (answer) => {
-        if (this._wanted) this._entered(answer, resumed);
+        if (this._wanted && turn === this.#turn) this._entered(answer, resumed);
       },
-      (error) => this._refused(/** @type {SwitchboardError} */ (error)),
+      (error) => {
+        if (turn === this.#turn) this._refused(/** @type {SwitchboardError} */ (error));
+      },
     );
   }
 
@@ -669,6 +674,7 @@ class Standing extends TypedTarget {
   /** It stands here no longer, and does not come back. @internal */
   _gone() {
     clearTimeout(this.#retry);
+    this.#turn += 1;
     this._wanted = this._stood = false;
     this.#answer = null;
   }
@@ -706,6 +712,10 @@ export class Room extends Standing {
   /** @type {RoomPosition | null} */
   #position = null;
   #notices = false;
+  /** Whether what followed a place was asked for. */
+  #recovering = false;
+  /** How many times leaving was asked for and is not answered yet: what comes until then is from before. */
+  #leaving = 0;
   #name;
 
   /**
@@ -767,12 +777,28 @@ export class Room extends Standing {
     this._failed(new SwitchboardError({ code: "CANCELLED", reason: "LEFT", message: `${this.#name}: left before it was joined` }));
     if (this._hub.state !== "open") return false;
     try {
-      const { left } = await this._hub._call("leave", { room: this.#name }, options, { atOnce: true });
-      return left === true;
+      return await this.#leave(options);
     } catch (error) {
       if (error instanceof SwitchboardError && error.reason === "CONNECTION_LOST") return false;
       throw error;
     }
+  }
+
+  /**
+   * @param {CallOptions} options
+   * @returns {Promise<boolean>}
+   */
+  #leave(options) {
+    this.#leaving += 1;
+    const { promise, resolve, reject } = deferred();
+    const answered = (/** @type {(value: any) => void} */ settle) => (/** @type {any} */ value) => {
+      this.#leaving -= 1;
+      settle(value);
+    };
+    // Told at once, as in `_enter`: the next frame may be about having joined again.
+    const what = { type: "leave", data: { room: this.#name }, atOnce: true };
+    this._hub._ask(what, options, answered(({ left }) => resolve(left === true)), answered(reject));
+    return promise;
   }
 
   /**
@@ -809,13 +835,18 @@ export class Room extends Standing {
   async history({ limit = 100, after } = {}, options) {
     const query = { room: this.#name, history_limit: limit, ...(after && { history_after: after }) };
     const { history = [], history_contiguous: contiguous = false } = await this._hub.list("room", query, options);
-    const messages = history.map((/** @type {any} */ { message_type: type, ...rest }) => ({ type, ...rest }));
+    const messages = history.map((/** @type {any} */ { message_type: type, rooms = [], ...rest }) => {
+      // In the JSON of protobuf a 64-bit number is a string.
+      const places = rooms.map((/** @type {any} */ { offset, ...place }) => ({ ...place, offset: Number(offset) }));
+      return { type, ...rest, rooms: places };
+    });
     return { messages, contiguous };
   }
 
   /** @internal */
   _request() {
     const { epoch, offset } = this.#position ?? {};
+    this.#recovering = Boolean(epoch);
     return {
       type: "join",
       data: {
@@ -833,14 +864,17 @@ export class Room extends Standing {
    * @internal
    */
   _joined(data) {
+    if (this.#leaving) return;
     const resumed = this._stood && !this._standing;
+    const missing = (resumed || this.#recovering) && data.recovered !== true;
+    this.#recovering = false;
     this._wanted = true;
     const { epoch, offset } = data.position ?? {};
     if (!epoch) this.#position = null;
     // Replayed messages follow and move it along; a break in their midst must not skip the rest.
     else if (!data.recovered || !data.replayed) this.#position = { epoch, offset: Number(offset ?? 0) };
     this._entered(data, resumed);
-    this._emit("joined", { ...data, resumed, gap: resumed && data.recovered !== true });
+    this._emit("joined", { ...data, resumed, gap: missing });
   }
 
   /**
@@ -848,7 +882,8 @@ export class Room extends Standing {
    * @internal
    */
   _left(data) {
-    this._gone();
+    // What `leave` asked for was taken note of then, and the room may have been joined again since.
+    if (!this.#leaving) this._gone();
     this._emit("left", data);
   }
 
@@ -948,6 +983,12 @@ export class Subscription extends Standing {
     } catch (error) {
       if (!(error instanceof SwitchboardError && error.reason === "CONNECTION_LOST")) throw error;
     }
+  }
+
+  /** @internal */
+  _gone() {
+    super._gone();
+    this._hub._unregister(this);
   }
 
   /**
@@ -1539,6 +1580,11 @@ export class Switchboard extends TypedTarget {
     const other = this.#subscriptions.get(name);
     if (other && other !== subscription && other._wanted) throw new TypeError(`there is a subscription ${name} already`);
     this.#subscriptions.set(name, subscription);
+  }
+
+  /** @param {Subscription} subscription @internal */
+  _unregister(subscription) {
+    if (this.#subscriptions.get(subscription.name) === subscription) this.#subscriptions.delete(subscription.name);
   }
 
   /** @returns {Iterable<Room | Subscription>} */

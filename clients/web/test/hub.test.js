@@ -209,6 +209,7 @@ for (const [name, WebSocket] of Object.entries(SOCKETS)) {
       await room.send("chat", { message: "two" });
       const all = await room.history();
       assert.deepEqual([texts(all.messages), all.messages[0].type, all.contiguous], [["one", "two"], "chat", false]);
+      assert.deepEqual(all.messages[0].rooms, [first]);
       const rest = await room.history({ after: first });
       assert.deepEqual([texts(rest.messages), rest.contiguous], [["two"], true]);
     });

@@ -367,6 +367,84 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
       assert.deepEqual(again.data.recover_after, { epoch: "e", offset: 4 });
     });
 
+    test("what cannot be brought after the place that was asked for is a gap, and where none was asked for there is none", async () => {
+      const { client: mine, link } = await connected();
+      const position = { room: "r", epoch: "f", offset: 9 };
+      for (const [name, recoverAfter, recovered] of [["a", { epoch: "e", offset: 3 }, false], ["b", { epoch: "f", offset: 9 }, true], ["c", undefined, false]]) {
+        const room = mine.room(name);
+        const joined = next(room, "joined");
+        void room.join({ recoverAfter });
+        await link.frame();
+        link.send({ type: "system", data: { event: "joined", room: name, position, recovered, replayed: 0 } });
+        assert.equal((await joined).gap, name === "a", name);
+      }
+    });
+
+    test("a room that is left while it is being joined is not come back to", async () => {
+      const { client: mine, link } = await connected();
+      const room = mine.room("r");
+      const joining = assert.rejects(room.join(), { reason: "LEFT" });
+      const leaving = room.leave();
+      await joining;
+      const join = await link.frame();
+      await link.frame();
+      link.send({ type: "system", data: { event: "joined", room: "r", position: { room: "r" } } });
+      link.ack(join, { room: "r" });
+      const back = next(mine, "open");
+      link.socket.close(4000);
+      assert.equal(await leaving, false);
+      const again = await hub.open();
+      await back;
+      const ping = mine.ping();
+      const frame = await again.frame();
+      assert.equal(frame.type, "heartbeat");
+      again.send({ type: "heartbeat", id: frame.id, data: {} });
+      await ping;
+      assert.equal(room.joined, false);
+    });
+
+    test("a room that is left and joined at once is stood in, by the answer to the last join", async () => {
+      const { client: mine, link } = await connected();
+      const room = mine.room("r");
+      const events = [];
+      for (const type of ["joined", "left"]) room.addEventListener(type, () => events.push(type));
+      const first = assert.rejects(room.join(), { reason: "LEFT" });
+      const leaving = room.leave();
+      const second = room.join();
+      await first;
+      const frames = [await link.frame(), await link.frame(), await link.frame()];
+      assert.deepEqual(frames.map((frame) => frame.type), ["join", "leave", "join"]);
+      link.refuse(frames[0], "PERMISSION_DENIED", "PERMISSION_DENIED");
+      link.send({ type: "system", data: { event: "left", room: "r", removed: false } });
+      link.ack(frames[1], { left: true });
+      link.send({ type: "system", data: { event: "joined", room: "r", position: { room: "r" }, connections: 2 } });
+      link.ack(frames[2], { room: "r", connections: 2 });
+      assert.equal((await second).connections, 2);
+      assert.equal(await leaving, true);
+      assert.equal(room.joined, true);
+      assert.deepEqual(events, ["left", "joined"]);
+    });
+
+    test("a subscription that was stopped tells nothing more, and may be started again", async () => {
+      const { client: mine, link } = await connected();
+      const subscription = mine.subscription({ group: "g" }, { name: "s" });
+      const deliveries = Gathered.of(subscription, "delivery");
+      const starting = subscription.start();
+      link.ack(await link.frame(), { subscription: "s", member_id: "one" });
+      await starting;
+      const stopping = subscription.stop();
+      link.send({ type: "event", subscription: "s", deliveries: [{ event: { sequence: "1" }, ack_id: "1", attempt: 1 }] });
+      link.ack(await link.frame(), { subscription: "s" });
+      await stopping;
+      assert.equal(deliveries.length, 0);
+      const again = subscription.start();
+      link.ack(await link.frame(), { subscription: "s", member_id: "two" });
+      assert.equal((await again).member_id, "two");
+      link.send({ type: "event", subscription: "s", deliveries: [{ event: { sequence: "1" }, ack_id: "2", attempt: 1 }] });
+      await deliveries.until(1);
+      assert.equal(deliveries[0].ack_id, "2");
+    });
+
     test("coming back to a room that is refused then is told, and what may pass is tried again", async () => {
       const { client: mine, link } = await connected();
       const room = mine.room("r");
