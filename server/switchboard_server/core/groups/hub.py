@@ -30,7 +30,7 @@ from switchboard_server.core.groups.config import (
 )
 from switchboard_server.core.groups.entries import Holder, Identity
 from switchboard_server.core.groups.group import Group, LeaseCodec, Surroundings
-from switchboard_server.core.groups.listing import list_groups, view, visible
+from switchboard_server.core.groups.listing import list_groups, visible_groups
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.moving import MovedError
 from switchboard_server.core.groups.ports import GroupStore, StoredGroup
@@ -247,8 +247,21 @@ class GroupHub(Settling):
     # --- from outside ----------------------------------------------------------------------------
 
     async def view(self, name: str, principal: Principal = ANONYMOUS) -> GroupReport:
-        """How one group is; see `view` in `listing`."""
-        return await view(self, name, principal)
+        """How one group is.
+
+        Args:
+            name: The group.
+            principal: Who asks.
+
+        Raises:
+            InvalidArgumentError: That is no name.
+            NotFoundError: There is no such group.
+            PermissionDeniedError: The caller may not see what the group receives.
+            UnavailableError: The log cannot be read now.
+        """
+        group = self.find(name)
+        check_scope(principal, "events.view", group.filter)
+        return await self.report(group)
 
     async def page(
         self, prefix: str, page_size: int, page_token: str, principal: Principal = ANONYMOUS
@@ -259,8 +272,13 @@ class GroupHub(Settling):
     async def visible(
         self, prefix: str, after: str, limit: int, principal: Principal
     ) -> list[GroupReport]:
-        """The first groups, by name, that the caller may see; see `visible` in `listing`."""
-        return await visible(self, prefix, after, limit, principal)
+        """The first groups, by name, that the caller may see; see `Visible`.
+
+        Raises:
+            UnavailableError: The log cannot be read now.
+        """
+        found = visible_groups(self, prefix, after, limit, principal)
+        return [await self.report(group) for group in found]
 
     async def report(self, group: Group) -> GroupReport:
         """How a group is.

@@ -1,19 +1,15 @@
 """Who may see which groups, and a page of them."""
 
-from __future__ import annotations  # GroupHub lists its groups by means of this
-
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from itertools import islice
 
 from switchboard_server.core.errors import PermissionDeniedError
 from switchboard_server.core.events import check_scope
 from switchboard_server.core.groups.group import Group
 from switchboard_server.core.groups.reports import GroupReport
+from switchboard_server.core.groups.shelf import Shelf
 from switchboard_server.core.paging import make_token, page_limit, read_token
 from switchboard_server.core.principal import Principal
-
-if TYPE_CHECKING:
-    from switchboard_server.core.groups.hub import GroupHub
 
 Visible = Callable[[str, str, int, Principal], Awaitable[list[GroupReport]]]
 """The first groups that the caller may see: those whose name begins with a prefix and comes after
@@ -48,39 +44,18 @@ async def list_groups(
     return found, make_token(found[-1].record.name.encode(), asked)
 
 
-async def visible(
-    hub: GroupHub, prefix: str, after: str, limit: int, principal: Principal
-) -> list[GroupReport]:
-    """The first groups of one hub that the caller may see; see `Visible`.
-
-    Raises:
-        UnavailableError: The log cannot be read now.
-    """
-    found: list[GroupReport] = []
-    for name in hub.names():
-        if name <= after or not name.startswith(prefix):
-            continue
-        group = hub.known(name)
-        if group is None or not _may_see(group, principal):
-            continue
-        found.append(await hub.report(group))
-        if len(found) >= limit:
-            break
-    return found
-
-
-async def view(hub: GroupHub, name: str, principal: Principal) -> GroupReport:
-    """How one group is.
-
-    Raises:
-        InvalidArgumentError: That is no name.
-        NotFoundError: There is no such group.
-        PermissionDeniedError: The caller may not see what the group receives.
-        UnavailableError: The log cannot be read now.
-    """
-    group = hub.find(name)
-    check_scope(principal, "events.view", group.filter)
-    return await hub.report(group)
+def visible_groups(
+    shelf: Shelf, prefix: str, after: str, limit: int, principal: Principal
+) -> list[Group]:
+    """The first groups of one hub that the caller may see; see `Visible`."""
+    groups = (
+        group
+        for group in shelf.in_order()
+        if after < group.record.name
+        and group.record.name.startswith(prefix)
+        and _may_see(group, principal)
+    )
+    return list(islice(groups, limit))
 
 
 def _may_see(group: Group, principal: Principal) -> bool:

@@ -1,5 +1,7 @@
 """The groups that a hub has, by their names and by what they receive."""
 
+from collections.abc import Iterator
+
 from switchboard_server.core.errors import NotFoundError
 from switchboard_server.core.filters import Filter
 from switchboard_server.core.groups.config import validate_name
@@ -26,13 +28,13 @@ class Shelf:
             raise unknown(name)
         return group
 
-    def known(self, name: str) -> Group | None:
-        """A group by its name; None: there is none."""
-        return self._groups.get(name)
-
     def names(self) -> list[str]:
         """The names of all groups, in order."""
         return sorted(self._groups)
+
+    def in_order(self) -> Iterator[Group]:
+        """All groups, in the order of their names; none may come or go meanwhile."""
+        return (self._groups[name] for name in self.names())
 
     def count(self, wish: Filter) -> int:
         """How many groups have a filter."""

@@ -20,7 +20,6 @@ from switchboard_server.core.groups.config import Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Cause, Outcome, Rejection
 from switchboard_server.core.groups.hub import GroupLimits
 from switchboard_server.core.groups.letters import LetterPage, LettersQuery
-from switchboard_server.core.groups.listing import view
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.subscription import Gap, Heartbeat
 from switchboard_server.core.tail import Chunk
@@ -250,7 +249,7 @@ async def test_a_backlog_is_read_in_pieces_and_whole(mode: Mode, tail_bytes: int
             assert await world.acknowledge(got) == [Outcome.OK] * len(got)
             seen += [each.body for each in got]
         assert seen == [str(number) for number in range(2000)]
-        told = await view(world.groups, "g", ANONYMOUS)
+        told = await world.groups.view("g")
         assert (told.position, told.lag_events, told.exact, told.lag_ns) == (2000, 0, True, 0)
         worker.member.close()
 
@@ -279,7 +278,7 @@ async def test_the_lag_is_an_upper_bound_until_it_is_counted() -> None:
         (got,) = await fresh.take(1)
         assert got.body == "a"
         await passing(3)
-        told = await view(world.groups, "h", ANONYMOUS)
+        told = await world.groups.view("h")
         assert (told.lag_events, told.exact, told.lag_ns) == (1, True, 3 * 10**9)
         fresh.member.close()
 
@@ -434,7 +433,7 @@ async def test_scopes_limit_what_is_seen_settled_and_managed() -> None:
         with pytest.raises(PermissionDeniedError):
             await world.groups.acknowledge("every", [other.ack_id], desk)
         with pytest.raises(PermissionDeniedError):
-            await view(world.groups, "every", desk)
+            await world.groups.view("every", desk)
         with pytest.raises(PermissionDeniedError):
             await world.groups.delete("every", desk)
         with pytest.raises(PermissionDeniedError):
@@ -490,7 +489,7 @@ async def test_draining_instances_get_nothing_new() -> None:
         taking = asyncio.create_task(one.take(1))
         await turns()
         assert not taking.done()
-        told = await view(world.groups, "g", ANONYMOUS)
+        told = await world.groups.view("g")
         assert [each.draining for each in told.members] == [True, False]
         assert world.groups.deaf(Filter()) == 0
         draining.clear()
@@ -523,7 +522,7 @@ async def test_the_place_of_a_group_that_nothing_matches_is_kept_now_and_then() 
             await world.publish(*map(str, range(4000)))
         hearing = asyncio.create_task(worker.member.next())
         await turns()
-        told = await view(world.groups, "g", ANONYMOUS)
+        told = await world.groups.view("g")
         assert (told.position, told.ready, told.exact) == (12_000, 0, True)
         await passing(5.1)
         hearing.cancel()
@@ -608,10 +607,10 @@ async def test_redrives_at_once_bring_each_dead_letter_back_once() -> None:
         )
         assert sum(each.redriven for each in done) == 20
         assert await progress(world) == (20, 0, 0, 0)
-        told = await view(world.groups, "g", ANONYMOUS)
+        told = await world.groups.view("g")
         assert told.position == 0
         await passing(7)
-        assert (await view(world.groups, "g", ANONYMOUS)).lag_ns == 7 * 10**9
+        assert (await world.groups.view("g")).lag_ns == 7 * 10**9
 
 
 async def test_a_group_that_everybody_left_tells_how_old_its_oldest_event_is() -> None:
@@ -633,7 +632,7 @@ async def test_after_a_seek_no_more_is_counted_than_lies_beyond_the_position() -
         told = await world.groups.seek("g", AfterSequence(100), ANONYMOUS)
         assert (told.position, told.lag_events) == (100, 200)
         await worker.take(50)
-        told = await view(world.groups, "g", ANONYMOUS)
+        told = await world.groups.view("g")
         assert told.lag_events == 200
         worker.member.close()
 
