@@ -126,6 +126,8 @@ class EventHub:
         """The newest part of the log; another one before `open`."""
         return self._tail
 
+    # --- life ------------------------------------------------------------------------------------
+
     async def open(self) -> None:
         """Opens the log and takes up where it stands; closes it where that cannot be.
 
@@ -162,6 +164,49 @@ class EventHub:
         """
         if self._opening is not None:
             raise UnavailableError("LOG_UNAVAILABLE", self._opening + outcome)
+
+    def begin_shutdown(self) -> UnavailableError:
+        """Takes nothing more, and ends every subscription after what it is handing out now.
+
+        Returns:
+            The error that callers get from now on.
+        """
+        self._closing = shutting_down()
+        for subscription in self._subscriptions:
+            subscription.end(self._closing)
+        self._release()
+        return self._closing
+
+    async def close(self) -> None:
+        """Makes what waits durable, and closes the log."""
+        await self._log.close()
+
+    def stats(self) -> EventStats:
+        """What the hub counts, as it is now."""
+        log, publisher, window = self._log, self._publisher, self._log.window
+        retained = window.last - window.first + 1
+        return EventStats(
+            published=self._published,
+            scheduled=publisher.scheduled,
+            duplicates=publisher.duplicates,
+            refused=dict(publisher.refused),
+            delivered=self._delivered + sum(each.delivered for each in self._subscriptions),
+            gaps=self._gaps + sum(each.gaps for each in self._subscriptions),
+            trimmed=window.first - self._first_at_start,
+            log_events=retained,
+            log_bytes=log.size,
+            first_sequence=window.first if retained else 0,
+            last_sequence=window.last,
+            subscribers=len(self._subscriptions),
+            slow_readers=sum(each.behind for each in self._subscriptions),
+            tail_bytes=self._tail.bytes,
+            pending_bytes=log.pending_bytes,
+            remembered_ids=len(publisher.ids),
+            forgotten_ids=publisher.ids.forgotten,
+            commits=log.commits,
+        )
+
+    # --- publishing ------------------------------------------------------------------------------
 
     async def publish(
         self,
@@ -209,6 +254,8 @@ class EventHub:
             waiter = asyncio.get_running_loop().create_future()
             self._blocked.append(waiter)
             await waiter
+
+    # --- subscribing -----------------------------------------------------------------------------
 
     async def subscribe(
         self,
@@ -261,119 +308,6 @@ class EventHub:
             self._gaps += subscription.gaps
             subscription.close()
 
-    async def reach(self, sequence: int) -> None:
-        """Waits until this node has what another one has of the log. Safe to cancel.
-
-        Args:
-            sequence: Of the last event that the other one has.
-        """
-        while self._tail.last < sequence:
-            waiter = asyncio.get_running_loop().create_future()
-            self._reaching.append(waiter)
-            await waiter
-
-    async def list_events(self, query: Query, principal: Principal = ANONYMOUS) -> Page:
-        """Reads a page of the history.
-
-        Args:
-            query: What is wanted.
-            principal: Who asks.
-
-        Raises:
-            InvalidArgumentError: The filter, the page size or the token is not allowed.
-            PermissionDeniedError: The filter asks for more than the caller may read.
-            UnavailableError: The log cannot be read now.
-        """
-        validate(query.filter)
-        check_scope(principal, "events.view", query.filter)
-        self.check_open()
-        return await list_page(self._log, query, self._clock)
-
-    def begin_shutdown(self) -> UnavailableError:
-        """Takes nothing more, and ends every subscription after what it is handing out now.
-
-        Returns:
-            The error that callers get from now on.
-        """
-        self._closing = shutting_down()
-        for subscription in self._subscriptions:
-            subscription.end(self._closing)
-        self._release()
-        return self._closing
-
-    async def close(self) -> None:
-        """Makes what waits durable, and closes the log."""
-        await self._log.close()
-
-    def stats(self) -> EventStats:
-        """What the hub counts, as it is now."""
-        log, publisher, window = self._log, self._publisher, self._log.window
-        retained = window.last - window.first + 1
-        return EventStats(
-            published=self._published,
-            scheduled=publisher.scheduled,
-            duplicates=publisher.duplicates,
-            refused=dict(publisher.refused),
-            delivered=self._delivered + sum(each.delivered for each in self._subscriptions),
-            gaps=self._gaps + sum(each.gaps for each in self._subscriptions),
-            trimmed=window.first - self._first_at_start,
-            log_events=retained,
-            log_bytes=log.size,
-            first_sequence=window.first if retained else 0,
-            last_sequence=window.last,
-            subscribers=len(self._subscriptions),
-            slow_readers=sum(each.behind for each in self._subscriptions),
-            tail_bytes=self._tail.bytes,
-            pending_bytes=log.pending_bytes,
-            remembered_ids=len(publisher.ids),
-            forgotten_ids=publisher.ids.forgotten,
-            commits=log.commits,
-        )
-
-    def appended(self, batches: Sequence[Batch]) -> None:
-        """Takes what has become durable; see `LogListener`."""
-        for batch in batches:
-            self._published += len(batch)
-            self._publisher.appended(batch)
-            self._tail.append(batch)
-        self._release()
-        if self._reaching:
-            reaching, self._reaching = self._reaching, []
-            for waiter in reaching:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def known(self, drafts: Drafts) -> Mapping[int, int]:
-        """Tells which events were accepted before; see `LogListener`."""
-        return self._publisher.known(drafts)
-
-    def remembered(self, recent: Sequence[RecentId]) -> None:
-        """Takes ids that no batch has told of; see `LogListener`."""
-        self._publisher.remembered(recent)
-
-    def availability_changed(self, problem: str | None) -> None:
-        """Takes notice whether the log can be written to; see `LogListener`."""
-        self._problem = problem
-        self._interruptions += 1
-        self.availability.set()
-        self._release()
-
-    def _release(self) -> None:
-        while self._blocked:
-            waiter = self._blocked.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def join(self, principal: Principal) -> None:
-        """Counts the stream of a group's member as a subscription."""
-        self.members += 1
-        self._shares.add(principal.subject)
-
-    def part(self, principal: Principal) -> None:
-        """Takes back `join`."""
-        self.members -= 1
-        self._shares.remove(principal.subject)
-
     def admit(self, principal: Principal = ANONYMOUS) -> None:
         """Checks that one more subscription, of a group's member or not, may be opened.
 
@@ -420,6 +354,86 @@ class EventHub:
                 metadata={"last_sequence": str(window.last)},
             )
         return start.sequence
+
+    async def reach(self, sequence: int) -> None:
+        """Waits until this node has what another one has of the log. Safe to cancel.
+
+        Args:
+            sequence: Of the last event that the other one has.
+        """
+        while self._tail.last < sequence:
+            waiter = asyncio.get_running_loop().create_future()
+            self._reaching.append(waiter)
+            await waiter
+
+    # --- members of groups -----------------------------------------------------------------------
+
+    def join(self, principal: Principal) -> None:
+        """Counts the stream of a group's member as a subscription."""
+        self.members += 1
+        self._shares.add(principal.subject)
+
+    def part(self, principal: Principal) -> None:
+        """Takes back `join`."""
+        self.members -= 1
+        self._shares.remove(principal.subject)
+
+    # --- the history -----------------------------------------------------------------------------
+
+    async def list_events(self, query: Query, principal: Principal = ANONYMOUS) -> Page:
+        """Reads a page of the history.
+
+        Args:
+            query: What is wanted.
+            principal: Who asks.
+
+        Raises:
+            InvalidArgumentError: The filter, the page size or the token is not allowed.
+            PermissionDeniedError: The filter asks for more than the caller may read.
+            UnavailableError: The log cannot be read now.
+        """
+        validate(query.filter)
+        check_scope(principal, "events.view", query.filter)
+        self.check_open()
+        return await list_page(self._log, query, self._clock)
+
+    # --- what the log tells; see `LogListener` ---------------------------------------------------
+
+    def appended(self, batches: Sequence[Batch]) -> None:
+        """Takes what has become durable; see `LogListener`."""
+        for batch in batches:
+            self._published += len(batch)
+            self._publisher.appended(batch)
+            self._tail.append(batch)
+        self._release()
+        if self._reaching:
+            reaching, self._reaching = self._reaching, []
+            for waiter in reaching:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def known(self, drafts: Drafts) -> Mapping[int, int]:
+        """Tells which events were accepted before; see `LogListener`."""
+        return self._publisher.known(drafts)
+
+    def remembered(self, recent: Sequence[RecentId]) -> None:
+        """Takes ids that no batch has told of; see `LogListener`."""
+        self._publisher.remembered(recent)
+
+    def availability_changed(self, problem: str | None) -> None:
+        """Takes notice whether the log can be written to; see `LogListener`."""
+        self._problem = problem
+        self._interruptions += 1
+        self.availability.set()
+        self._release()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        while self._blocked:
+            waiter = self._blocked.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _later_window(self, sequence: int) -> Window:
         """What is retained when the log has reached a sequence, or will not reach it soon.
