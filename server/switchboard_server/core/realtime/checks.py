@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from switchboard_server.core.errors import (
+    AbortedError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -140,6 +141,16 @@ def another_users(client_id: str) -> PermissionDeniedError:
 def not_found(client_id: str) -> NotFoundError:
     """The error for a connection that is not there."""
     return NotFoundError("CONNECTION_NOT_FOUND", f"there is no connection named {client_id!r}")
+
+
+def closed_by_somebody(wish: DisconnectWish) -> AbortedError:
+    """The error for a connection that somebody has closed, which says whether to come back."""
+    advice = "connect again" if wish.reconnect else "do not connect again by yourself"
+    return AbortedError(
+        "CONNECTION_CLOSED",
+        f"somebody closed the connection: {wish.reason or 'no reason given'}; {advice}",
+        metadata={"reason": wish.reason, "reconnect": "true" if wish.reconnect else "false"},
+    )
 
 
 def too_many_rooms() -> ResourceExhaustedError:

@@ -24,6 +24,7 @@ from switchboard_server.core.realtime.checks import (
     check_disconnect,
     check_name,
     check_targets,
+    closed_by_somebody,
     content,
     not_found,
     too_many_rooms,
@@ -127,6 +128,8 @@ class RealtimeHub:
         """Is set when `problem` changes."""
         return self._neighbours.availability
 
+    # --- life ------------------------------------------------------------------------------------
+
     async def meet(self) -> None:
         """Joins the other nodes, now or as soon as they can be reached."""
         await self._neighbours.open()
@@ -134,6 +137,42 @@ class RealtimeHub:
     async def part(self) -> None:
         """Leaves the other nodes."""
         await self._neighbours.close()
+
+    def begin_shutdown(self) -> UnavailableError:
+        """Takes nothing more, and ends every connection after what waits for it.
+
+        Returns:
+            The error that callers get from now on.
+        """
+        self._floor.stopping = True
+        for connection in list(self._floor.directory.connections.values()):
+            self._floor.end(connection, shutting_down())
+        self._floor.settle()
+        return shutting_down()
+
+    def stats(self) -> RealtimeStats:
+        """What the hub counts, as it is now."""
+        floor, directory = self._floor, self._floor.directory
+        connections = directory.connections.values()
+        return RealtimeStats(
+            connections=Counter(each.transport.value for each in connections),
+            users=len(directory.users),
+            rooms=self._count_rooms(),
+            history_bytes=self._neighbours.history_bytes,
+            received=self._received,
+            delivered=floor.delivered,
+            replayed=floor.replayed,
+            dropped=floor.dropped,
+            pending=sum(len(each.outbox) for each in connections),
+            ended=dict(floor.ended),
+            neighbours=self._neighbours.stats(),
+        )
+
+    def _count_rooms(self) -> int:
+        rooms = self._floor.directory.rooms
+        return len(rooms) + sum(name not in rooms for name in self._neighbours.history_names())
+
+    # --- connections -----------------------------------------------------------------------------
 
     async def connect(
         self,
@@ -189,6 +228,26 @@ class RealtimeHub:
         self._floor.settle()
         return connection
 
+    def _namesake(self, client_id: str, user: str) -> Connection | None:
+        """The connection of this node that has a name already.
+
+        Raises:
+            PermissionDeniedError: It is another user's.
+            ResourceExhaustedError: There is none, and there are as many as there may be.
+        """
+        connections = self._floor.directory.connections
+        other = connections.get(client_id)
+        if other is not None:
+            if other.user != user:
+                raise another_users(client_id)
+            return other
+        limit = self._limits.max_connections
+        if len(connections) >= limit:
+            setting = "WEBSOCKET_MAX_CONNECTIONS"
+            problem = f"there are {limit} connections already; raise {setting}"
+            raise limit_reached(problem, limit, setting)
+        return None
+
     async def _open(self, connection: Connection, wish: ConnectWish) -> None:
         await self._neighbours.admit(connection)
         if connection.ended is not None:
@@ -224,6 +283,49 @@ class RealtimeHub:
         """
         self._floor.close(connection, reason)
         self._floor.settle()
+
+    async def disconnect(self, wish: DisconnectWish, principal: Principal) -> int:
+        """Closes connections.
+
+        Args:
+            wish: Which.
+            principal: Who wants it.
+
+        Returns:
+            How many were closed.
+
+        Raises:
+            InvalidArgumentError: Something is not allowed.
+            PermissionDeniedError: The caller may not close one of them; then none is closed.
+            UnavailableError: Other nodes cannot be reached, where there are some; those of this
+                node are closed.
+        """
+        check_disconnect(wish)
+        for user in wish.users:
+            principal.require("connections.manage", user)
+        chosen = dict.fromkeys(self._floor.directory.named(wish.clients))
+        named = [connection.user for connection in chosen]
+        here, elsewhere = self._floor.directory.connections, self._neighbours.elsewhere
+        found: Mapping[str, Whereabouts] = {}
+        problem: UnavailableError | None = None
+        try:
+            found = await elsewhere.find([each for each in wish.clients if each not in here])
+        except UnavailableError as error:
+            problem = error
+        for user in (*named, *(where.user for where in found.values())):
+            principal.require("connections.manage", user)
+        for user in wish.users:
+            chosen.update(dict.fromkeys(self._floor.directory.of_user(user)))
+        closing = closed_by_somebody(wish)
+        chosen = {each: None for each in chosen if each.ended is None}
+        for connection in chosen:
+            self._floor.end(connection, closing)
+        self._floor.settle()
+        if problem is not None:
+            raise problem
+        return len(chosen) + await elsewhere.end(found, wish.users, closing)
+
+    # --- messages --------------------------------------------------------------------------------
 
     def check(self, wish: BroadcastWish, principal: Principal) -> bytes:
         """Checks a message as `broadcast` does, and sends nothing.
@@ -281,6 +383,25 @@ class RealtimeHub:
         outcome = await self._neighbours.send(message, wish, kept)
         self._floor.settle()
         return outcome
+
+    async def _sender(self, client_id: str, principal: Principal) -> str:
+        """Whose the connection is in whose name a message is sent."""
+        if not client_id:
+            return ""
+        connection = self._floor.directory.connections.get(client_id)
+        if connection is not None:
+            user = connection.user
+        else:
+            user = (await self._whereabouts(client_id)).user
+        if principal.subject and user != principal.subject:
+            raise PermissionDeniedError(
+                "PERMISSION_DENIED",
+                f"the connection {client_id!r} is not of {principal.subject!r}",
+                metadata={"permission": "messaging.broadcast", "resource": client_id},
+            )
+        return user
+
+    # --- rooms -----------------------------------------------------------------------------------
 
     async def join_room(self, client_id: str, join: RoomJoin, principal: Principal) -> JoinResult:
         """Has a connection stand in a room.
@@ -364,49 +485,7 @@ class RealtimeHub:
             raise not_found(client_id)
         return left
 
-    async def disconnect(self, wish: DisconnectWish, principal: Principal) -> int:
-        """Closes connections.
-
-        Args:
-            wish: Which.
-            principal: Who wants it.
-
-        Returns:
-            How many were closed.
-
-        Raises:
-            InvalidArgumentError: Something is not allowed.
-            PermissionDeniedError: The caller may not close one of them; then none is closed.
-            UnavailableError: Other nodes cannot be reached, where there are some; those of this
-                node are closed.
-        """
-        check_disconnect(wish)
-        for user in wish.users:
-            principal.require("connections.manage", user)
-        chosen = dict.fromkeys(self._floor.directory.named(wish.clients))
-        named = [connection.user for connection in chosen]
-        here, elsewhere = self._floor.directory.connections, self._neighbours.elsewhere
-        found: Mapping[str, Whereabouts] = {}
-        problem: UnavailableError | None = None
-        try:
-            found = await elsewhere.find([each for each in wish.clients if each not in here])
-        except UnavailableError as error:
-            problem = error
-        for user in (*named, *(where.user for where in found.values())):
-            principal.require("connections.manage", user)
-        for user in wish.users:
-            chosen.update(dict.fromkeys(self._floor.directory.of_user(user)))
-        metadata = {"reason": wish.reason, "reconnect": "true" if wish.reconnect else "false"}
-        advice = "connect again" if wish.reconnect else "do not connect again by yourself"
-        text = f"somebody closed the connection: {wish.reason or 'no reason given'}; {advice}"
-        closing = AbortedError("CONNECTION_CLOSED", text, metadata=metadata)
-        chosen = {each: None for each in chosen if each.ended is None}
-        for connection in chosen:
-            self._floor.end(connection, closing)
-        self._floor.settle()
-        if problem is not None:
-            raise problem
-        return len(chosen) + await elsewhere.end(found, wish.users, closing)
+    # --- what there is ---------------------------------------------------------------------------
 
     async def list_rooms(self, query: RoomsQuery, principal: Principal) -> RoomsPage:
         """Lists the rooms that the caller may view.
@@ -447,59 +526,7 @@ class RealtimeHub:
         """
         return await looking.list_connections(self._floor, query, principal)
 
-    def begin_shutdown(self) -> UnavailableError:
-        """Takes nothing more, and ends every connection after what waits for it.
-
-        Returns:
-            The error that callers get from now on.
-        """
-        self._floor.stopping = True
-        for connection in list(self._floor.directory.connections.values()):
-            self._floor.end(connection, shutting_down())
-        self._floor.settle()
-        return shutting_down()
-
-    def stats(self) -> RealtimeStats:
-        """What the hub counts, as it is now."""
-        floor, directory = self._floor, self._floor.directory
-        connections = directory.connections.values()
-        return RealtimeStats(
-            connections=Counter(each.transport.value for each in connections),
-            users=len(directory.users),
-            rooms=self._count_rooms(),
-            history_bytes=self._neighbours.history_bytes,
-            received=self._received,
-            delivered=floor.delivered,
-            replayed=floor.replayed,
-            dropped=floor.dropped,
-            pending=sum(len(each.outbox) for each in connections),
-            ended=dict(floor.ended),
-            neighbours=self._neighbours.stats(),
-        )
-
-    def _count_rooms(self) -> int:
-        rooms = self._floor.directory.rooms
-        return len(rooms) + sum(name not in rooms for name in self._neighbours.history_names())
-
-    def _namesake(self, client_id: str, user: str) -> Connection | None:
-        """The connection of this node that has a name already.
-
-        Raises:
-            PermissionDeniedError: It is another user's.
-            ResourceExhaustedError: There is none, and there are as many as there may be.
-        """
-        connections = self._floor.directory.connections
-        other = connections.get(client_id)
-        if other is not None:
-            if other.user != user:
-                raise another_users(client_id)
-            return other
-        limit = self._limits.max_connections
-        if len(connections) >= limit:
-            setting = "WEBSOCKET_MAX_CONNECTIONS"
-            problem = f"there are {limit} connections already; raise {setting}"
-            raise limit_reached(problem, limit, setting)
-        return None
+    # --- inside ----------------------------------------------------------------------------------
 
     async def _whereabouts(self, client_id: str) -> Whereabouts:
         """Where a connection is that is not on this node.
@@ -512,23 +539,6 @@ class RealtimeHub:
         if where is None:
             raise not_found(client_id)
         return where
-
-    async def _sender(self, client_id: str, principal: Principal) -> str:
-        """Whose the connection is in whose name a message is sent."""
-        if not client_id:
-            return ""
-        connection = self._floor.directory.connections.get(client_id)
-        if connection is not None:
-            user = connection.user
-        else:
-            user = (await self._whereabouts(client_id)).user
-        if principal.subject and user != principal.subject:
-            raise PermissionDeniedError(
-                "PERMISSION_DENIED",
-                f"the connection {client_id!r} is not of {principal.subject!r}",
-                metadata={"permission": "messaging.broadcast", "resource": client_id},
-            )
-        return user
 
     def _check_open(self) -> None:
         if self._floor.stopping:

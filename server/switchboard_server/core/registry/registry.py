@@ -93,6 +93,8 @@ class Registry(ABC):
         """Grows with every change."""
         return self._roster.revision
 
+    # --- life ------------------------------------------------------------------------------------
+
     @abstractmethod
     async def open(self, publish: Publish | None = None) -> None:
         """Takes up what is registered already.
@@ -104,17 +106,53 @@ class Registry(ABC):
             UnavailableError: It cannot.
         """
 
+    @abstractmethod
+    async def begin_shutdown(self) -> None:
+        """Takes nothing more, ends every stream, and evicts nobody any more."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Saves what is left, and lets go of everything."""
+
+    def stats(self) -> RegistryStats:
+        """What the registry counts, as it is now."""
+        roster, checker = self._roster, self._checker
+        return RegistryStats(
+            instances=Counter(entry.instance.status for entry in roster),
+            services=len(roster.services),
+            unconfirmed=sum(entry.unconfirmed for entry in roster),
+            revision=roster.revision,
+            changes=self._changes,
+            removed=dict(self._removed),
+            preserving=roster.preserving,
+            withheld=roster.withheld,
+            leases=len(self._leases),
+            watchers=len(self._watchers),
+            compactions=self._watchers.compactions,
+            checks=self._checker.durations,
+            checks_running=checker.running,
+            checks_waiting=checker.waiting,
+            propagation=self._propagation,
+            unannounced=0 if self._announcer is None else self._announcer.lost,
+            checked=sum(map(self._checks, roster)),
+            writable=self._writable(),
+        )
+
+    def preservation(self) -> tuple[int, int, int]:
+        """Since when eviction is withheld, for how many, and how many are registered.
+
+        Returns:
+            Unix nanoseconds (0: it is not withheld), and two counts.
+        """
+        roster = self._roster
+        since = roster.preserving_since_ns
+        return since, roster.withheld if since else 0, roster.size
+
     def now(self) -> Moment:
         """The time."""
         return Moment(self._loop.time(), self._clock())
 
-    @abstractmethod
-    def admit_readers(self) -> None:
-        """Checks that what is asked can be answered.
-
-        Raises:
-            UnavailableError: It is not known yet who is registered.
-        """
+    # --- who registers ---------------------------------------------------------------------------
 
     @abstractmethod
     async def register(
@@ -204,6 +242,16 @@ class Registry(ABC):
             UnavailableError: The store takes nothing now, or the hub shuts down.
         """
 
+    # --- who looks -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def admit_readers(self) -> None:
+        """Checks that what is asked can be answered.
+
+        Raises:
+            UnavailableError: It is not known yet who is registered.
+        """
+
     def discover(self, wish: Selection, principal: Principal = ANONYMOUS) -> Discovered:
         """Picks instances to call.
 
@@ -239,6 +287,34 @@ class Registry(ABC):
         """
         principal.require("services.view")
         return list_services(self._roster, query, principal.scopes["services.view"], measure)
+
+    def service(self, name: str) -> tuple[int, list[Instance]]:
+        """The instances of a service, of every status.
+
+        Returns:
+            The revision at which one of them last changed, and all of them; 0 and none where the
+            service is not there.
+        """
+        service = self._roster.services.get(name)
+        if service is None:
+            return 0, []
+        return service.version, [entry.instance for entry in service.entries.values()]
+
+    def service_names(self) -> Collection[str]:
+        """The services that have an instance."""
+        return self._roster.services.keys()
+
+    def draining(self, name: str) -> bool:
+        """Whether an instance finishes what it has and wants nothing new.
+
+        Args:
+            name: The instance as "service_name/instance_id"; one that is not there does not drain.
+        """
+        service, _, instance = name.partition("/")
+        entry = self._roster.find(Key(service, instance))
+        return entry is not None and entry.instance.status is Status.DRAINING
+
+    # --- who follows -----------------------------------------------------------------------------
 
     def watch(
         self,
@@ -288,16 +364,6 @@ class Registry(ABC):
         if changes:
             self._propagation.observe(self._loop.time() - changes[0].at)
 
-    def draining(self, name: str) -> bool:
-        """Whether an instance finishes what it has and wants nothing new.
-
-        Args:
-            name: The instance as "service_name/instance_id"; one that is not there does not drain.
-        """
-        service, _, instance = name.partition("/")
-        entry = self._roster.find(Key(service, instance))
-        return entry is not None and entry.instance.status is Status.DRAINING
-
     def on_draining(self, listener: Callable[[str, bool], None]) -> Callable[[], None]:
         """Has a listener told when an instance begins to drain, or does not any more.
 
@@ -323,63 +389,7 @@ class Registry(ABC):
         self._listeners[listener] = None
         return lambda: self._listeners.pop(listener, None)
 
-    def service(self, name: str) -> tuple[int, list[Instance]]:
-        """The instances of a service, of every status.
-
-        Returns:
-            The revision at which one of them last changed, and all of them; 0 and none where the
-            service is not there.
-        """
-        service = self._roster.services.get(name)
-        if service is None:
-            return 0, []
-        return service.version, [entry.instance for entry in service.entries.values()]
-
-    def service_names(self) -> Collection[str]:
-        """The services that have an instance."""
-        return self._roster.services.keys()
-
-    @abstractmethod
-    async def begin_shutdown(self) -> None:
-        """Takes nothing more, ends every stream, and evicts nobody any more."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Saves what is left, and lets go of everything."""
-
-    def stats(self) -> RegistryStats:
-        """What the registry counts, as it is now."""
-        roster, checker = self._roster, self._checker
-        return RegistryStats(
-            instances=Counter(entry.instance.status for entry in roster),
-            services=len(roster.services),
-            unconfirmed=sum(entry.unconfirmed for entry in roster),
-            revision=roster.revision,
-            changes=self._changes,
-            removed=dict(self._removed),
-            preserving=roster.preserving,
-            withheld=roster.withheld,
-            leases=len(self._leases),
-            watchers=len(self._watchers),
-            compactions=self._watchers.compactions,
-            checks=self._checker.durations,
-            checks_running=checker.running,
-            checks_waiting=checker.waiting,
-            propagation=self._propagation,
-            unannounced=0 if self._announcer is None else self._announcer.lost,
-            checked=sum(map(self._checks, roster)),
-            writable=self._writable(),
-        )
-
-    def preservation(self) -> tuple[int, int, int]:
-        """Since when eviction is withheld, for how many, and how many are registered.
-
-        Returns:
-            Unix nanoseconds (0: it is not withheld), and two counts.
-        """
-        roster = self._roster
-        since = roster.preserving_since_ns
-        return since, roster.withheld if since else 0, roster.size
+    # --- what differs ----------------------------------------------------------------------------
 
     @abstractmethod
     def _checks(self, entry: Entry) -> bool:
@@ -392,6 +402,8 @@ class Registry(ABC):
     @abstractmethod
     def _found(self, entry: Entry, verdict: Verdict) -> None:
         """Takes what a check has found."""
+
+    # --- inside ----------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         if self._closing is not None:
