@@ -265,10 +265,10 @@ def _interpreter() -> str:
 
 
 def _say(text: str) -> None:
-    """Prints, as long as somebody reads: `scripts/serve | head` must not end the hub."""
+    """Prints, as long as somebody takes it: neither `| head` nor a full disk may end the hub."""
     try:
         click.echo(text)
-    except BrokenPipeError:
+    except OSError:
         # What is buffered would fail again at exit: https://docs.python.org/3/library/signal.html
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.integration.client import Client, an_event, failing
 from tests.integration.hubs import MEMORY, connect, running
+from tests.support.servers import free_port
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -71,3 +72,34 @@ async def test_a_hub_whose_output_nobody_reads_any_more_stops_as_any_other(tmp_p
             process.terminate()
             assert (await failing(subscriber.next())).reason == "SHUTTING_DOWN"
         assert process.wait(30) == 0
+
+
+@contextmanager
+def without_room(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """A hub whose output goes to a full disk."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "switchboard_server"],
+            cwd=folder,
+            env={**kept, **MEMORY, "PORT": "0", "GRPC_PORT": str(port)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_a_hub_whose_output_has_no_room_serves_and_stops_as_any_other(tmp_path: Path) -> None:
+    port = free_port()
+    with without_room(tmp_path, port) as process:
+        async with Client(grpc.aio.insecure_channel(f"127.0.0.1:{port}")) as client:
+            stub = health_pb2_grpc.HealthStub(client.channel)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30, wait_for_ready=True)
+            process.terminate()
+        assert (process.wait(30), process.communicate()[1]) == (0, "")
