@@ -22,6 +22,11 @@ PERMISSIONS = (
 )
 """Every permission there is."""
 
+MAX_SHOWN = 5
+"""Most scopes of a token that an error tells."""
+MAX_SHOWN_LENGTH = 100
+"""How much of them it tells at most, in characters."""
+
 
 class Principal:
     """An authenticated caller.
@@ -93,9 +98,17 @@ class Principal:
             raise PermissionDeniedError(
                 "PERMISSION_DENIED",
                 f"the token of {self.subject!r} holds {permission} only for "
-                f"{', '.join(scopes)}, not for {resource!r}",
+                f"{_shown(scopes)}, not for {resource!r}",
                 metadata={"permission": permission, "resource": resource},
             )
+
+
+def _shown(scopes: tuple[str, ...]) -> str:
+    """The first scopes. A token may hold hundreds, and each event of a batch is told why."""
+    text, rest = ", ".join(scopes[:MAX_SHOWN]), len(scopes) - MAX_SHOWN
+    if len(text) > MAX_SHOWN_LENGTH:
+        text = text[:MAX_SHOWN_LENGTH] + "…"
+    return f"{text} and {rest} more" if rest > 0 else text
 
 
 ANONYMOUS = Principal("", PERMISSIONS)

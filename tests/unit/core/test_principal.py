@@ -57,6 +57,22 @@ def test_a_permission_that_is_not_held_is_named_in_the_error() -> None:
     assert caught.value.metadata == {"permission": "events.publish"}
 
 
+@pytest.mark.parametrize(
+    ("scopes", "shown"),
+    [
+        (["a", "b.*"], "only for a, b.*, not for"),
+        ([f"team-{number}.*" for number in range(500)], "team-3.*, team-4.* and 495 more, not for"),
+        (["x" * 10_000], f"only for {'x' * 100}…, not for"),
+    ],
+)
+def test_an_error_stays_short_however_many_scopes_there_are(scopes: list[str], shown: str) -> None:
+    principal = Principal("shop", [f"events.publish:{scope}" for scope in scopes])
+    with pytest.raises(PermissionDeniedError) as caught:
+        principal.require("events.publish", "order.created")
+    assert shown in caught.value.message
+    assert len(caught.value.message) < 250
+
+
 def test_a_permission_held_with_and_without_scope_has_no_bounds() -> None:
     principal = Principal("shop", ["events.view:order.*", "events.view"])
     assert not principal.scoped("events.view")
