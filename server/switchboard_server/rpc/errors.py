@@ -6,6 +6,7 @@ https://google.aip.dev/193
 from __future__ import annotations  # grpc's classes take type arguments in its stubs only
 
 import asyncio
+from collections.abc import Iterable
 from typing import NoReturn
 
 import grpc
@@ -13,12 +14,16 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from switchboard_server.core import errors
-from switchboard_server.core.errors import SwitchboardError, entry_of
+from switchboard_server.core.errors import SwitchboardError, Violation, entry_of
 
 DOMAIN = "switchboard.v1"
 """`domain` of every ErrorInfo."""
 ABORT_SECONDS = 5.0
 """How long the end of a stream may wait behind data that its client does not read."""
+MAX_BYTES = 1000
+"""Most bytes of an error's text, of its metadata, and of its violations. A client takes 8 KiB of
+trailers, where the text stands twice, once with up to three bytes for each; beyond them it reports
+another error."""
 
 CODES: dict[type[SwitchboardError], grpc.StatusCode] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,24 +52,39 @@ def code_of(error: SwitchboardError) -> grpc.StatusCode:
 
 def status_details(error: SwitchboardError) -> bytes:
     """The `google.rpc.Status` for the trailer `grpc-status-details-bin`."""
+    room = MAX_BYTES // max(1, len(error.metadata))
+    metadata = {name: _cut(value, room) for name, value in error.metadata.items()}
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
     if error.violations:
-        violation = error_details_pb2.BadRequest.FieldViolation
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    violation(field=each.field, description=each.description)
-                    for each in error.violations
-                ]
-            )
-        )
-    status = status_pb2.Status(code=_RPC_CODES[code_of(error).name], message=error.message)
+        details.append(_bad_request(error.violations))
+    status = status_pb2.Status(
+        code=_RPC_CODES[code_of(error).name], message=_cut(error.message, MAX_BYTES)
+    )
     for detail in details:
         status.details.add().Pack(detail)
     encoded: bytes = status.SerializeToString()
     return encoded
+
+
+def _bad_request(violations: Iterable[Violation]) -> error_details_pb2.BadRequest:
+    told, room = error_details_pb2.BadRequest(), MAX_BYTES
+    for each in violations:
+        field, description = _cut(each.field, MAX_BYTES), _cut(each.description, MAX_BYTES)
+        room -= len(field.encode()) + len(description.encode())
+        if room < 0 and told.field_violations:
+            break
+        told.field_violations.add(field=field, description=description)
+    return told
+
+
+def _cut(text: str, size: int) -> str:
+    """A text, or as much of it as fits into some bytes."""
+    encoded = text.encode()
+    if len(encoded) <= size:
+        return text
+    return encoded[: max(0, size - 3)].decode(errors="ignore") + "…"
 
 
 async def abort(
@@ -76,7 +96,7 @@ async def abort(
         async with asyncio.timeout(ABORT_SECONDS):
             await context.abort(
                 code_of(error),
-                error.message,
+                _cut(error.message, MAX_BYTES),
                 (("grpc-status-details-bin", status_details(error)),),
             )
     except (TimeoutError, grpc.aio.InternalError):

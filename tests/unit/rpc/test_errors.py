@@ -103,6 +103,29 @@ def test_an_error_is_told_in_full_in_the_trailers() -> None:
     ]
 
 
+def test_an_error_stays_within_what_a_client_takes_of_trailers() -> None:
+    names = ["é" * 127, *("x" * 250 for _ in range(127))]
+    error = errors.InvalidArgumentError(
+        "INVALID_FIELD",
+        f"rooms: {names}",
+        violations=[Violation("rooms", name) for name in names],
+        metadata={"theirs": str(names), "yours": str(names)},
+    )
+    encoded = status_details(error)
+    assert len(encoded) < 3500
+    status = status_pb2.Status.FromString(encoded)
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    for told, whole in (
+        (status.message, error.message),
+        (info.metadata["theirs"], error.metadata["theirs"]),
+    ):
+        assert told.endswith("…")
+        assert whole.startswith(told[:-1])
+    assert [each.description for each in bad.field_violations] == names[:3]
+
+
 @pytest.mark.parametrize(("kind", "code"), list(CODES.items()))
 def test_every_status_is_the_same_in_both_places(
     kind: type[SwitchboardError], code: grpc.StatusCode
