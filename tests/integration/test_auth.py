@@ -83,6 +83,20 @@ async def test_a_token_of_the_command_opens_what_it_permits(hub: HubProcess, kin
         assert list((await client.list_events(kind)).events) == [event]
 
 
+async def test_a_token_of_any_size_that_is_looked_at_comes_through(
+    hub: HubProcess, kind: str
+) -> None:
+    filling = 16 * 1024 - len(token("events.publish", note=""))
+    fitting = filling * 3 // 4 - 8  # Three characters of a claim are four in a token.
+    large = token("events.publish", note="x" * fitting)
+    assert 16_000 < len(large) <= 16 * 1024
+    async with connect(hub, large) as client:
+        for _ in range(50):
+            await client.publish(an_event(kind))
+    longer = token("events.publish", note="x" * (fitting + 100))
+    assert await refusals(hub, longer) == unauthenticated("TOKEN_INVALID")
+
+
 async def test_without_a_token_nothing_is_open(hub: HubProcess) -> None:
     assert await refusals(hub, None) == unauthenticated("TOKEN_MISSING")
 

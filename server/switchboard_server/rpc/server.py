@@ -46,6 +46,7 @@ CHANNELZ = "grpc.channelz.v1.Channelz"
 LAST_WORDS_SECONDS = 0.1
 """How long calls are still refused with a reason when the hub stops."""
 
+_METADATA_BYTES = 20 * 1024
 _PENDING_RPCS = 100_000
 OPTIONS: Mapping[str, int] = {
     # Two hubs on one port would each get a part of the calls, and nobody would be told.
@@ -58,6 +59,10 @@ OPTIONS: Mapping[str, int] = {
     # How often clients may ping; the default of 5 minutes sends those away that do so more often.
     "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
     "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+    # A token may have 16 KiB. By default gRPC refuses calls with more than 8 KiB of metadata, more or
+    # less of them at random, and all with more than 16 KiB.
+    "grpc.max_metadata_size": _METADATA_BYTES,
+    "grpc.absolute_max_metadata_size": _METADATA_BYTES,
     # When thousands connect again at once, gRPC drops calls at random beyond about a thousand that
     # wait to be accepted, and all that have waited for 30 seconds. How long is the client's to say,
     # by its deadline. These three are not in the public header;

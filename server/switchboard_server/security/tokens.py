@@ -19,7 +19,7 @@ from switchboard_server.core.principal import PERMISSIONS, Principal
 from switchboard_server.security.keys import KeyRing, Keys
 
 MAX_TOKEN = 16 * 1024
-"""Longest token that is looked at, in characters. gRPC takes no longer metadata either."""
+"""Longest token that is looked at, in characters. gRPC takes little more metadata either."""
 
 CACHED_TOKENS = 10_000
 """Most tokens that a verifier remembers. An entry takes about a kilobyte."""
