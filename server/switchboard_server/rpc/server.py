@@ -59,8 +59,8 @@ OPTIONS: Mapping[str, int] = {
     # How often clients may ping; the default of 5 minutes sends those away that do so more often.
     "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
     "grpc.http2.min_ping_interval_without_data_ms": 10_000,
-    # A token may have 16 KiB. By default gRPC refuses calls with more than 8 KiB of metadata, more or
-    # less of them at random, and all with more than 16 KiB.
+    # A token may have 16 KiB. By default gRPC refuses calls with more than 8 KiB of metadata at
+    # random, the more the larger they are, and all with more than 16 KiB.
     "grpc.max_metadata_size": _METADATA_BYTES,
     "grpc.absolute_max_metadata_size": _METADATA_BYTES,
     # When thousands connect again at once, gRPC drops calls at random beyond about a thousand that
