@@ -10,13 +10,12 @@ from switchboard_server.backends.embedded.groups import EmbeddedGroups
 from switchboard_server.backends.embedded.log import EmbeddedLog
 from switchboard_server.backends.rabbitmq.packets import (
     decode,
-    decode_error,
     encode,
-    encode_error,
 )
 from switchboard_server.core.cluster.ports import CarrierListener, Handler, Receiver
 from switchboard_server.core.cluster.seats import seat_of
 from switchboard_server.core.errors import SwitchboardError, UnavailableError
+from switchboard_server.core.failures import Failure
 from switchboard_server.core.groups.changes import Change, DeadLetter, Snapshot
 from switchboard_server.core.groups.config import GroupConfig
 from switchboard_server.core.groups.ports import Found, GroupRecord, StoredGroup
@@ -458,7 +457,7 @@ class PostCarrier:
         finally:
             del self._waiting[answer]
         if failed:
-            raise decode_error(failed, told)
+            raise decode(told, Failure).error()
         return decode(told, expects)
 
     def _send(self, address: str, arrive: "Callable[[PostCarrier, str], None]") -> None:
@@ -488,8 +487,8 @@ class PostCarrier:
         try:
             told = bytes(encode(await handler(decode(raw, kind), sender)))
         except SwitchboardError as error:
-            failed, coded = encode_error(error)
-            told = bytes(coded)
+            failure = Failure.of(error)
+            failed, told = failure.kind, bytes(encode(failure))
         if not self.address:
             return
 

@@ -13,9 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from switchboard_server.core import errors
-from switchboard_server.core.errors import SwitchboardError, Violation
-
 T = TypeVar("T")
 
 Bytes = bytes | memoryview
@@ -139,38 +136,3 @@ def decode(raw: Bytes | msgspec.Raw, kind: type[T]) -> T:
         return made
     except msgspec.MsgspecError as error:
         raise PacketError(f"{kind.__name__}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Error:
-    reason: str
-    message: str
-    violations: list[tuple[str, str]]
-    metadata: dict[str, str]
-
-
-_ERRORS = {
-    name: each
-    for name, each in vars(errors).items()
-    if isinstance(each, type) and issubclass(each, SwitchboardError)
-}
-
-
-def encode_error(error: SwitchboardError) -> tuple[str, msgspec.Raw]:
-    """An error as it travels: the name of its kind, and what it says."""
-    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-    violations = [(each.field, each.description) for each in error.violations]
-    return name, encode(_Error(error.reason, error.message, violations, error.metadata))
-
-
-def decode_error(name: str, raw: Bytes | msgspec.Raw) -> SwitchboardError:
-    """An error as it was raised on another node."""
-    kind: Any = _ERRORS.get(name, SwitchboardError)
-    held = decode(raw, _Error)
-    made: SwitchboardError = kind(
-        held.reason,
-        held.message,
-        violations=[Violation(*each) for each in held.violations],
-        metadata=held.metadata,
-    )
-    return made

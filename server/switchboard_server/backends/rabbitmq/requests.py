@@ -22,14 +22,13 @@ from switchboard_server.backends.rabbitmq.packets import (
     Pieces,
     Reply,
     decode,
-    decode_error,
     encode,
-    encode_error,
     pack,
 )
 from switchboard_server.backends.rabbitmq.roster import Holding, Node
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError, unavailable
 from switchboard_server.core.errors import SwitchboardError
+from switchboard_server.core.failures import Failure
 
 T = TypeVar("T")
 
@@ -164,7 +163,7 @@ class Requests:
             elif head.kind == Kind.MOVED:
                 opened.fail(_UndeliveredError(f"nobody holds {opened.seat}"))
             elif head.name:
-                opened.fail(decode_error(head.name, head.message))
+                opened.fail(decode(head.message, Failure).error())
             else:
                 text = decode(head.message, str)
                 opened.fail(RuntimeError(f"it failed on another node: {text}"))
@@ -256,8 +255,8 @@ class Requests:
             answer = Head(Kind.ANSWER, "", head.number, encode(reply.message))
             pieces = pack(answer, reply.body)
         except SwitchboardError as error:
-            name, message = encode_error(error)
-            pieces = pack(Head(Kind.ERROR, name, head.number, message))
+            failure = Failure.of(error)
+            pieces = pack(Head(Kind.ERROR, failure.kind, head.number, encode(failure)))
         except Exception as error:
             if isinstance(error, TimeoutError) and waiting.expired():
                 return  # Its sender does not wait any longer.

@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
@@ -12,8 +13,8 @@ from switchboard_server.backends.redis import realtime_scripts as scripts
 from switchboard_server.backends.redis.desk import Desk, unavailable
 from switchboard_server.backends.redis.frames import packed
 from switchboard_server.backends.redis.link import LinkError
-from switchboard_server.core import errors
 from switchboard_server.core.errors import SwitchboardError, UnavailableError
+from switchboard_server.core.failures import Failure
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.floor import Floor
 from switchboard_server.core.realtime.items import Joined
@@ -50,6 +51,12 @@ class RedisElsewhere:
         self._numbers = count(1)
         self._open: dict[str, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handlers: Mapping[str, Callable[..., Awaitable[Any]]] = {
+            "join": self._join_here,
+            "leave": self._leave_here,
+            "end": self._end_here,
+            "look": self._look_here,
+        }
         self.asked = 0
         self.unanswered = 0
 
@@ -95,7 +102,7 @@ class RedisElsewhere:
             raise unavailable(self._desk.link.problem or "other nodes cannot be reached")
         counts = await asyncio.gather(
             *(
-                self._request(node, "end", named, [*users], _written(error))
+                self._request(node, "end", named, [*users], asdict(Failure.of(error)))
                 for node, named in by_node.items()
             ),
             return_exceptions=True,
@@ -128,7 +135,7 @@ class RedisElsewhere:
             if error is None:
                 waiting.set_result(found)
             else:
-                waiting.set_exception(_read(error))
+                waiting.set_exception(Failure(**error).error())
 
     async def close(self) -> None:
         """Serves nobody any more."""
@@ -164,12 +171,13 @@ class RedisElsewhere:
     async def _serve(self, number: str, node: str, kind: str, args: Sequence[Any]) -> None:
         found, error = None, None
         try:
-            found = await getattr(self, f"_{kind}_here")(*args)
+            found = await self._handlers[kind](*args)
         except SwitchboardError as refused:
-            error = _written(refused)
+            error = asdict(Failure.of(refused))
         except Exception:
             _logger.exception("a request of another node failed: %s", kind)
-            error = _written(unavailable("the node that has the connection failed"))
+            failed = unavailable("the node that has the connection failed")
+            error = asdict(Failure.of(failed))
         self._floor.settle()
         try:
             await self._desk.publish(node, b"a" + packed([number, found, error]))
@@ -212,7 +220,7 @@ class RedisElsewhere:
         count = 0
         for connection in chosen:
             if connection is not None and connection.ended is None:
-                self._floor.end(connection, _read(error))
+                self._floor.end(connection, Failure(**error).error())
                 count += 1
         return count
 
@@ -227,20 +235,3 @@ class RedisElsewhere:
         if connection is None or self._token(connection) != token:
             return None
         return connection
-
-
-def _written(error: SwitchboardError) -> dict[str, Any]:
-    return {
-        "kind": type(error).__name__,
-        "reason": error.reason,
-        "message": error.message,
-        "metadata": error.metadata,
-    }
-
-
-def _read(written: Mapping[str, Any]) -> SwitchboardError:
-    kind = getattr(errors, written["kind"], UnavailableError)
-    made: SwitchboardError = kind(
-        written["reason"], written["message"], metadata=written["metadata"]
-    )
-    return made

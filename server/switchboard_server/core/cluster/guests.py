@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from switchboard_server.core.cluster.messages import Delivery, Ended, Failure, Word
+from switchboard_server.core.cluster.messages import Delivery, Ended, Word
 from switchboard_server.core.cluster.ports import Carrier
 from switchboard_server.core.errors import (
     ResourceExhaustedError,
     SwitchboardError,
     UnavailableError,
 )
+from switchboard_server.core.failures import Failure
 from switchboard_server.core.groups.entries import Entry
 from switchboard_server.core.groups.membership import Member
 from switchboard_server.core.groups.moving import MovedError

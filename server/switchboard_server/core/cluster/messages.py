@@ -2,25 +2,17 @@
 
 from __future__ import annotations  # forms name their own class
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from switchboard_server.core import errors
-from switchboard_server.core.errors import SwitchboardError, UnavailableError, Violation
 from switchboard_server.core.events import AfterSequence, AfterTime, Begin, Start
+from switchboard_server.core.failures import Failure
 from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.groups.entries import Rejection
 from switchboard_server.core.groups.hub import GroupWish
 from switchboard_server.core.groups.letters import LettersQuery
 from switchboard_server.core.groups.reports import GroupReport
 from switchboard_server.core.principal import Principal
-
-_ERRORS: Mapping[str, type[SwitchboardError]] = {
-    name: each
-    for name, each in vars(errors).items()
-    if isinstance(each, type) and issubclass(each, SwitchboardError)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +73,6 @@ class Place:
         if self.kind == "time":
             return AfterTime(self.value)
         return Begin.EARLIEST if self.kind == Begin.EARLIEST.value else Begin.LATEST
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A `SwitchboardError` on its way."""
-
-    kind: str
-    reason: str
-    message: str
-    violations: tuple[tuple[str, str], ...]
-    metadata: dict[str, str]
-
-    @staticmethod
-    def of(error: SwitchboardError) -> Failure:
-        """An error as it travels."""
-        return Failure(
-            type(error).__name__,
-            error.reason,
-            error.message,
-            tuple((each.field, each.description) for each in error.violations),
-            error.metadata,
-        )
-
-    def error(self) -> SwitchboardError:
-        """The error as it was."""
-        return _ERRORS.get(self.kind, UnavailableError)(
-            self.reason,
-            self.message,
-            violations=[Violation(*each) for each in self.violations],
-            metadata=self.metadata,
-        )
 
 
 # --- A member whose stream is on another node ----------------------------------------------------

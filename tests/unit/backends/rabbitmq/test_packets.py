@@ -4,21 +4,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from switchboard_server.backends.rabbitmq import packets
 from switchboard_server.backends.rabbitmq.packets import (
     Head,
     Kind,
     PacketError,
     decode,
-    decode_error,
     encode,
-    encode_error,
     pack,
     unpack,
 )
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError
 from switchboard_server.core import errors
 from switchboard_server.core.errors import SwitchboardError, UnavailableError, Violation
+from switchboard_server.core.failures import KINDS, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +65,23 @@ def test_another_message_than_was_expected_is_refused() -> None:
         decode(encode({"text": 5}), Sample)
 
 
-@pytest.mark.parametrize("kind", sorted(packets._ERRORS))
+def crossed(error: SwitchboardError) -> SwitchboardError:
+    """An error as the other node has it."""
+    return decode(encode(Failure.of(error)), Failure).error()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_error_crosses_as_what_it_is(kind: str) -> None:
     error: SwitchboardError = getattr(errors, kind)(
         "LOG_UNAVAILABLE", "why", violations=[Violation("a.b", "c")], metadata={"k": "v"}
     )
-    name, raw = encode_error(error)
-    made = decode_error(name, raw)
+    made = crossed(error)
     assert type(made) is type(error)
     assert vars(made) == vars(error)
     assert str(made) == "why"
 
 
 def test_an_error_of_the_backend_alone_crosses_as_the_one_it_is_a_kind_of() -> None:
-    name, raw = encode_error(UnroutableError("LOG_UNAVAILABLE", "gone"))
-    assert type(decode_error(name, raw)) is UnavailableError
-    assert type(decode_error("OfALaterVersion", raw)) is SwitchboardError
+    assert type(crossed(UnroutableError("LOG_UNAVAILABLE", "gone"))) is UnavailableError
+    later = Failure("OfALaterVersion", "LOG_UNAVAILABLE", "gone", (), {})
+    assert type(later.error()) is SwitchboardError
