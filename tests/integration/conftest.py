@@ -13,16 +13,16 @@ _numbers = count(1)
 
 
 @pytest.fixture(scope="module")
-def memory_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """A hub that keeps its log in memory, shared by the module's tests."""
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """A hub that keeps its log in memory, shared by a module. Some modules have one of their own."""
     with running(tmp_path_factory.mktemp("hub"), MEMORY) as hub:
         yield hub
 
 
 @pytest.fixture
-async def client(memory_hub: HubProcess) -> AsyncIterator[Client]:
+async def client(hub: HubProcess) -> AsyncIterator[Client]:
     """A client of the shared hub."""
-    async with connect(memory_hub) as client:
+    async with connect(hub) as client:
         yield client
 
 

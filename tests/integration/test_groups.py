@@ -1,7 +1,7 @@
 """Consumer groups over gRPC: sharing, settling, redelivery, and what comes of it in the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -24,7 +24,7 @@ from switchboard.v1.subscription_pb2 import (
 )
 from tests.integration.client import Client, an_event, failing, numbered, texts
 from tests.integration.group_client import Groups, Member, at_once, events_of, ids_of, seconds
-from tests.integration.hubs import MEMORY, cluster_settings, connect, running
+from tests.integration.hubs import MEMORY, cluster_settings, running
 from tests.support.hub import HubProcess
 
 HUBS = {
@@ -54,12 +54,6 @@ def hub(
     else:
         with running(tmp_path_factory.mktemp("hub"), HUBS[request.param]) as hub:
             yield hub
-
-
-@pytest.fixture
-async def client(hub: HubProcess) -> AsyncIterator[Client]:
-    async with connect(hub) as client:
-        yield client
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Reading the history a page at a time."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,6 @@ def hub(
     settings = {"SWITCHBOARD_LOG": request.param}
     with running(tmp_path_factory.mktemp("hub"), settings) as hub:
         yield hub
-
-
-@pytest.fixture
-async def client(hub: HubProcess) -> AsyncIterator[Client]:
-    async with connect(hub) as client:
-        yield client
 
 
 async def pages(client: Client, kinds: str, **request: Any) -> list[list[Event]]:

@@ -1,6 +1,8 @@
 """What one holder of a seat has kept, the next one reads; what came too late, nobody does."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -36,6 +38,30 @@ async def take(link: Link, topology: Topology) -> Held:
     held = Held(term, Journal(link, topology, term))
     await held.journal.open(held.found.extend)
     return held
+
+
+async def left(link: Link, topology: Topology) -> list[bytes]:
+    """What the next holder finds."""
+    held = await take(link, topology)
+    await held.close()
+    return held.found
+
+
+@asynccontextmanager
+async def followed(rabbit: RabbitServer) -> AsyncIterator[tuple[Held, Held]]:
+    """A holder and the one that has taken the seat from it, which alone adds something."""
+    topology = fresh_topology()
+    async with linked(rabbit.url) as link, linked(rabbit.url) as other:
+        old = await take(link, topology)
+        await old.journal.append(b"kept")
+        new = await take(other, topology)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await old.term.ended.wait()
+        yield old, new
+        await new.journal.append(b"and more")
+        await old.close()
+        await new.close()
+        assert await left(link, topology) == [b"kept", b"and more"]
 
 
 async def test_each_holder_reads_what_those_before_have_kept(rabbit: RabbitServer) -> None:
@@ -87,37 +113,19 @@ async def test_what_is_large_comes_back_and_takes_more_than_one_message(
 async def test_a_holder_that_was_followed_by_another_learns_it_and_keeps_nothing(
     rabbit: RabbitServer,
 ) -> None:
-    topology = fresh_topology()
-    async with linked(rabbit.url) as link, linked(rabbit.url) as other:
-        old = await take(link, topology)
-        await old.journal.append(b"kept")
-        new = await take(other, topology)
+    async with followed(rabbit) as (old, new):
         assert new.found == [b"kept"]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await old.term.ended.wait()
         assert "another node" in old.term.reason
         with pytest.raises(UnavailableError, match="another node"):
             await old.journal.append(b"late")
         with pytest.raises(UnavailableError):
             await old.journal.compact([b"late"])
-        await new.journal.append(b"and more")
-        await old.close()
-        await new.close()
-        last = await take(link, topology)
-        assert last.found == [b"kept", b"and more"]
-        await last.close()
 
 
 async def test_what_a_former_holder_writes_without_knowing_does_not_count(
     rabbit: RabbitServer,
 ) -> None:
-    topology = fresh_topology()
-    async with linked(rabbit.url) as link, linked(rabbit.url) as other:
-        old = await take(link, topology)
-        await old.journal.append(b"kept")
-        new = await take(other, topology)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await old.term.ended.wait()
+    async with followed(rabbit) as (old, _):
         # Its channel lives, as it may where RabbitMQ itself is parted: the broker takes all this.
         blind = Term("s", old.term.channel)
         blind.nonce, blind.epoch = old.term.nonce, old.term.epoch
@@ -131,12 +139,6 @@ async def test_what_a_former_holder_writes_without_knowing_does_not_count(
         for outcome in (*late, moved):
             with pytest.raises(UnavailableError, match="another node has taken"):
                 await outcome
-        await new.journal.append(b"and more")
-        await old.close()
-        await new.close()
-        last = await take(link, topology)
-        assert last.found == [b"kept", b"and more"]
-        await last.close()
 
 
 async def test_of_two_who_take_the_seat_at_once_one_has_it(rabbit: RabbitServer) -> None:
@@ -159,9 +161,7 @@ async def test_of_two_who_take_the_seat_at_once_one_has_it(rabbit: RabbitServer)
         await winner.journal.append(b"more")
         for each in held:
             await each.close()
-        last = await take(link, topology)
-        assert last.found == [b"kept", b"more"]
-        await last.close()
+        assert await left(link, topology) == [b"kept", b"more"]
 
 
 async def test_a_journal_is_made_anew_while_it_is_written(rabbit: RabbitServer) -> None:
@@ -188,9 +188,7 @@ async def test_a_journal_is_made_anew_while_it_is_written(rabbit: RabbitServer) 
         await loading
         await asyncio.gather(*appended)
         await held.close()
-        last = await take(link, topology)
-        assert last.found == state
-        await last.close()
+        assert await left(link, topology) == state
 
 
 def grown(held: Held) -> bool:
@@ -259,9 +257,7 @@ async def test_a_holder_that_cannot_make_it_anew_gives_up_and_nothing_is_lost(
             await held.journal.compact(failing())  # type: ignore[arg-type]
         assert held.term.ended.is_set()
         await held.close()
-        last = await take(link, topology)
-        assert last.found == [b"kept"]
-        await last.close()
+        assert await left(link, topology) == [b"kept"]
 
 
 async def test_a_holder_that_does_not_understand_what_is_kept_does_not_go_on(

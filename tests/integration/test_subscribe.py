@@ -1,6 +1,6 @@
 """Subscribing over gRPC: where a subscription begins, what it matches, and what it says."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -30,12 +30,6 @@ def hub(
 ) -> Iterator[HubProcess]:
     with running(tmp_path_factory.mktemp("hub"), HUBS[request.param]) as hub:
         yield hub
-
-
-@pytest.fixture
-async def client(hub: HubProcess) -> AsyncIterator[Client]:
-    async with connect(hub) as client:
-        yield client
 
 
 async def test_what_is_published_after_started_is_received_as_it_was_sent(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,6 @@ def assignments(response: Any) -> dict[str, list[tuple[int, int]]]:
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     with running(tmp_path_factory.mktemp("hub"), {**XDS, **MEMORY}) as hub:
         yield hub
-
-
-@pytest.fixture
-async def client(hub: HubProcess) -> AsyncIterator[Client]:
-    async with connect(hub) as client:
-        yield client
 
 
 async def test_every_name_is_answered_and_only_what_changes_is_sent_again(client: Client) -> None:
