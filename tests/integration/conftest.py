@@ -14,7 +14,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """A hub that keeps its log in memory, shared by a module. Some modules have one of their own."""
+    """A hub that keeps its log in memory, shared by a module; some modules have their own."""
     with running(tmp_path_factory.mktemp("hub"), MEMORY) as hub:
         yield hub
 
