@@ -1,14 +1,16 @@
 """Events over the bridge."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
 from switchboard.v1 import event_service_pb2
 from switchboard_server.core.principal import ANONYMOUS
+from switchboard_server.core.tail import Chunk
 from switchboard_server.wire.decode import decode_event
-from tests.integration.bridge import BridgeClient, Running, bridge, principal, settled
+from tests.integration.bridge import BridgeClient, Running, bridge, narrow, principal, settled
 
 ORDER = {"type": "order.created", "source_service": "shop", "data": {"order": 1}}
 
@@ -174,3 +176,27 @@ async def test_a_page_that_does_not_read_loses_no_event_and_holds_up_nobody() ->
         assert await reading == list(range(3000))
         slow.socket.transport.resume_reading()
         assert await numbers(slow, "s", 3000) == list(range(3000))
+
+
+def chunks() -> list[Chunk]:
+    return [each for each in gc.get_objects() if isinstance(each, Chunk)]
+
+
+async def test_a_page_that_goes_away_without_reading_leaves_no_events_in_the_memory() -> None:
+    async with bridge() as hub, hub.member() as other:
+        await publish(hub, 200, padding="x" * 10_000)
+        gc.collect()
+        gc.disable()
+        try:
+            async with hub.member(sock=narrow(hub.server.port), max_queue=1) as slow:
+                for number in range(4):
+                    wish = {"subscription": f"{number}", "start_at": "START_AT_EARLIEST"}
+                    await slow.send("subscribe", wish | {"filter": {"types": ["*", f"{number}"]}})
+                await settled(lambda: any(each.behind() for each in hub.server.connections))
+                assert chunks()
+                slow.socket.transport.abort()
+            await settled(lambda: not hub.events.stats().subscribers)
+            assert (await other.ask("heartbeat"))["type"] == "heartbeat"
+            assert not chunks()
+        finally:
+            gc.enable()

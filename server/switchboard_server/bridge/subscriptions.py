@@ -168,11 +168,14 @@ class Subscriptions:
                 self._following[name].position = subscription.position
 
     async def _deliver(self, name: str, chunk: Chunk) -> None:
-        following = self._following[name]
+        # The JSON is made when the client takes it, not before. Nothing here holds on to the task:
+        # once that is cancelled, the circle would keep the chunk until garbage is looked for in all
+        # there is.
+        await self._writer.writable()
         async for part in self._json.slices(chunk):
-            await self._writer.writable()
             self._writer.write(frames.deliveries(name, part.json))
-            following.position = part.last
+            self._following[name].position = part.last
+            await self._writer.writable()
 
     def _ended(self, name: str, error: SwitchboardError) -> None:
         self._writer.write(
