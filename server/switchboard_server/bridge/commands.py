@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor
-
 from switchboard.v1 import event_service_pb2, realtime_service_pb2
 from switchboard_server.bridge import event_commands, listing, room_commands
 from switchboard_server.bridge.client import Client
@@ -39,23 +37,22 @@ class Command:
     waits: bool = False
 
 
-def _as(method: MethodDescriptor) -> str:
-    return permission_of(method)
-
-
 _ALL = (
-    Command("join", room_commands.join, _as(_REALTIME["JoinRoom"])),
-    Command("leave", room_commands.leave, _as(_REALTIME["LeaveRoom"])),
-    Command("presence", room_commands.presence, _as(_REALTIME["GetPresence"])),
-    Command("publish", event_commands.publish, _as(_EVENTS["Publish"]), concurrent=True),
-    Command("subscribe", event_commands.subscribe, _as(_EVENTS["Subscribe"])),
+    Command("join", room_commands.join, permission_of(_REALTIME["JoinRoom"])),
+    Command("leave", room_commands.leave, permission_of(_REALTIME["LeaveRoom"])),
+    Command("presence", room_commands.presence, permission_of(_REALTIME["GetPresence"])),
+    Command("publish", event_commands.publish, permission_of(_EVENTS["Publish"]), concurrent=True),
+    Command("subscribe", event_commands.subscribe, permission_of(_EVENTS["Subscribe"])),
     Command("unsubscribe", event_commands.unsubscribe),
     Command(
-        "acknowledge", event_commands.acknowledge, _as(_EVENTS["Acknowledge"]), concurrent=True
+        "acknowledge",
+        event_commands.acknowledge,
+        permission_of(_EVENTS["Acknowledge"]),
+        concurrent=True,
     ),
-    Command("reject", event_commands.reject, _as(_EVENTS["Reject"]), concurrent=True),
-    Command("extend", event_commands.extend, _as(_EVENTS["ExtendDeadline"])),
-    Command("call", event_commands.call, _as(_EVENTS["Call"]), waits=True),
+    Command("reject", event_commands.reject, permission_of(_EVENTS["Reject"]), concurrent=True),
+    Command("extend", event_commands.extend, permission_of(_EVENTS["ExtendDeadline"])),
+    Command("call", event_commands.call, permission_of(_EVENTS["Call"]), waits=True),
     Command("list", listing.show),
     Command("heartbeat", room_commands.heartbeat),
     Command("refresh", room_commands.refresh),
@@ -66,5 +63,5 @@ _ALL = (
 COMMANDS: Mapping[str, Command] = {each.name: each for each in _ALL}
 """By the type of the frame."""
 
-MESSAGE = Command("message", room_commands.send, _as(_REALTIME["Broadcast"]))
+MESSAGE = Command("message", room_commands.send, permission_of(_REALTIME["Broadcast"]))
 """Every other type."""

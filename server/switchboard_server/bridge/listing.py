@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from switchboard.v1 import (
@@ -118,19 +117,15 @@ async def _services(client: Client, data: dict[str, Any]) -> Message:
     return registry.services_page(page, directory.preservation())
 
 
-def _as(service: ServiceDescriptor, rpc: str) -> str:
-    return permission_of(service.methods_by_name[rpc])
-
-
-_EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
-_GROUPS = group_service_pb2.DESCRIPTOR.services_by_name["GroupService"]
-_REALTIME = realtime_service_pb2.DESCRIPTOR.services_by_name["RealtimeService"]
-_REGISTRY = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"]
+_EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"].methods_by_name
+_GROUPS = group_service_pb2.DESCRIPTOR.services_by_name["GroupService"].methods_by_name
+_REALTIME = realtime_service_pb2.DESCRIPTOR.services_by_name["RealtimeService"].methods_by_name
+_REGISTRY = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].methods_by_name
 _LISTERS: Mapping[str, tuple[str, Callable[[Client, dict[str, Any]], Awaitable[Message]]]] = {
-    "rooms": (_as(_REALTIME, "ListRooms"), _rooms),
-    "room": (_as(_REALTIME, "GetRoom"), _room),
-    "connections": (_as(_REALTIME, "ListConnections"), _connections),
-    "events": (_as(_EVENTS, "ListEvents"), _events),
-    "groups": (_as(_GROUPS, "ListGroups"), _groups),
-    "services": (_as(_REGISTRY, "ListServices"), _services),
+    "rooms": (permission_of(_REALTIME["ListRooms"]), _rooms),
+    "room": (permission_of(_REALTIME["GetRoom"]), _room),
+    "connections": (permission_of(_REALTIME["ListConnections"]), _connections),
+    "events": (permission_of(_EVENTS["ListEvents"]), _events),
+    "groups": (permission_of(_GROUPS["ListGroups"]), _groups),
+    "services": (permission_of(_REGISTRY["ListServices"]), _services),
 }

@@ -61,7 +61,8 @@ def address_of(peer: str) -> str:
     Args:
         peer: As `context.peer()` has it, such as "ipv4:10.0.0.7:51234" or "ipv6:%5B::1%5D:51234".
     """
-    return unquote(peer.partition(":")[2])
+    scheme, _, address = peer.partition(":")
+    return unquote(address) if scheme in ("ipv4", "ipv6") else peer
 
 
 class RpcObserver(Protocol):

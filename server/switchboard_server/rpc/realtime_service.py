@@ -3,7 +3,6 @@
 import asyncio
 import time
 from typing import NoReturn
-from urllib.parse import unquote
 
 from switchboard.v1 import connect_pb2, realtime_service_pb2
 from switchboard_server.core.clock import wall_clock
@@ -12,7 +11,7 @@ from switchboard_server.core.heartbeats import check_heartbeat
 from switchboard_server.core.realtime.connection import Connection
 from switchboard_server.core.realtime.hub import CLIENT_GONE, RealtimeHub
 from switchboard_server.core.realtime.wishes import Transport
-from switchboard_server.rpc.endpoints import Context, caller
+from switchboard_server.rpc.endpoints import Context, address_of, caller
 from switchboard_server.rpc.errors import ABORT_SECONDS
 from switchboard_server.wire import realtime_decode as decode
 from switchboard_server.wire import realtime_encode as encode
@@ -45,7 +44,7 @@ class RealtimeServicer:
         request = parse(connect_pb2.ConnectRequest, raw)
         heartbeat = decode_heartbeat(request)
         check_heartbeat(heartbeat)
-        wish = decode.decode_connect(request, Transport.GRPC, _address(context.peer()))
+        wish = decode.decode_connect(request, Transport.GRPC, address_of(context.peer()))
         stream = _Stream(context, heartbeat)
         connection = await self._hub.connect(wish, caller.get(), stream.wake)
         try:
@@ -158,13 +157,3 @@ class _Stream:
                     await self._woken.wait()
             except TimeoutError:
                 await self._context.write(encode.heartbeat_response(wall_clock()))
-
-
-def _address(peer: str) -> str:
-    """A client's address as the API shows it.
-
-    Args:
-        peer: As gRPC has it, such as "ipv4:10.0.0.7:51234" or "ipv6:%5B::1%5D:51234".
-    """
-    scheme, colon, address = peer.partition(":")
-    return unquote(address) if colon and scheme in ("ipv4", "ipv6") else peer

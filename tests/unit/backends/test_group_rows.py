@@ -10,8 +10,9 @@ from switchboard_server.backends.embedded import group_rows as rows
 from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.groups.changes import Change, DeadLetter, Open, Snapshot
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
-from switchboard_server.core.groups.entries import PRIORITIES, Cause, Identity
+from switchboard_server.core.groups.entries import Cause, Identity
 from switchboard_server.core.groups.ports import GroupRecord
+from switchboard_server.core.validation import PRIORITIES
 from tests.support.groups import CONFIG, a_letter, a_snapshot
 
 NAMES = st.text(max_size=20)

@@ -6,14 +6,12 @@ from typing import Any
 
 import orjson
 
+from switchboard_server.backends.embedded.rows import DAMAGE
 from switchboard_server.core.filters import Filter, Route
 from switchboard_server.core.groups.changes import Change, DeadLetter, Open, Snapshot
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
 from switchboard_server.core.groups.entries import Cause, Identity
 from switchboard_server.core.groups.ports import GroupRecord
-
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
-"""What goes wrong with JSON that is not what was written."""
 
 
 def checksum(text: str, *facts: object, data: bytes = b"") -> int:
@@ -76,7 +74,7 @@ def to_group(row: GroupRow) -> GroupRecord | None:
         if checksum(config, name, created_ns, secret) != crc:
             return None
         return GroupRecord(number, name, to_config(config), secret, created_ns)
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -89,7 +87,7 @@ def to_snapshot(text: str, crc: int) -> Snapshot | None:
     """The state of a group; None: the row is not as it was written."""
     try:
         return _to_snapshot(orjson.loads(text)) if checksum(text) == crc else None
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -135,7 +133,7 @@ def to_change(number: int, text: str, crc: int) -> Change | None:
             settled=held.get("settled", []),
             nonce=held["nonce"],
         )
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -186,7 +184,7 @@ def to_letter(row: LetterRow) -> DeadLetter | None:
             redrives=held["redrives"],
             redriven=bool(redriven),
         )
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from switchboard_server.backends.embedded.files import remedy, transaction
+from switchboard_server.backends.embedded.files import connect, remedy, transaction
 from switchboard_server.backends.embedded.registry_rows import from_row, to_row
 from switchboard_server.backends.embedded.worker import Thread
 from switchboard_server.core.errors import UnavailableError
@@ -90,9 +90,7 @@ class SqliteRegistryStore:
     def _open(self) -> tuple[sqlite3.Connection, StoredRegistry]:
         with self._explained("opened"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, timeout=5.0
-            )
+            db = connect(self._path, "rwc")
             try:
                 return db, self._begin(db)
             except BaseException:

@@ -22,7 +22,7 @@ ScheduledRow = tuple[int, int, int, str, bytes]
 ROW_BYTES = 40
 """What a row takes besides its variable columns, about."""
 
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
 """What goes wrong with JSON that is not what was written."""
 
 
@@ -53,7 +53,7 @@ def to_batch(row: Row) -> Batch | None:
     try:
         if crc != _crc(text, ends, route_of, frames):
             return None
-    except _DAMAGE:  # A column has become one of another type.
+    except DAMAGE:  # A column has become one of another type.
         return None
     header = json.loads(text)
     return Batch(
@@ -82,7 +82,7 @@ def recent_ids(
             RecentId(header["routes"][numbers[int(index)]][1], each, first + int(index), time_ns)
             for index, each in header.get("ids", {}).items()
         ]
-    except _DAMAGE:
+    except DAMAGE:
         return []  # Whoever reads the batch is told that it is lost.
 
 
@@ -115,7 +115,7 @@ def to_scheduled(row: ScheduledRow) -> Drafts | None:
             extras={0: Extra(*header["extra"])},
             publisher=header["publisher"],
         )
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -124,7 +124,7 @@ def scheduled_id(text: str, accepted_ns: int) -> RecentId:
     try:
         header = json.loads(text)
         return RecentId(header["route"][1], header["id"], 0, accepted_ns)
-    except _DAMAGE:
+    except DAMAGE:
         return RecentId("", "", 0, accepted_ns)
 
 

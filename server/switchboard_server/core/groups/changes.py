@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from switchboard_server.core.filters import Route
-from switchboard_server.core.groups.entries import PRIORITIES, Cause, Identity
+from switchboard_server.core.groups.entries import Cause, Identity
+from switchboard_server.core.validation import PRIORITIES
 
 
 @dataclass(slots=True)

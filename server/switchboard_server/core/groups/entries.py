@@ -7,9 +7,6 @@ from enum import Enum
 
 from switchboard_server.core.records import Batch
 
-PRIORITIES = (1, 2, 3, 4)
-"""Low, normal, high and critical."""
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -14,7 +14,6 @@ from switchboard_server.core.groups.alarms import Alarms
 from switchboard_server.core.groups.changes import Change, Open, Snapshot
 from switchboard_server.core.groups.config import GroupConfig, Mode
 from switchboard_server.core.groups.entries import (
-    PRIORITIES,
     RETRY,
     Cause,
     Entry,
@@ -28,6 +27,7 @@ from switchboard_server.core.groups.leases import Leases
 from switchboard_server.core.groups.lines import KeyLines
 from switchboard_server.core.groups.ready import ReadyQueue
 from switchboard_server.core.records import Batch
+from switchboard_server.core.validation import PRIORITIES
 
 MIN_WINDOW = 64
 """Fewest events of a priority that are read ahead."""

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from switchboard_server.core.groups.config import Mode
-from switchboard_server.core.groups.entries import PRIORITIES, Entry
+from switchboard_server.core.groups.entries import Entry
 from switchboard_server.core.groups.ledger import Ledger
 from switchboard_server.core.groups.ports import GroupStore
 from switchboard_server.core.ports import EventLog
 from switchboard_server.core.records import Batch, Run, count
 from switchboard_server.core.subscription import Gap
 from switchboard_server.core.tail import Audience, Match, Tail
+from switchboard_server.core.validation import PRIORITIES
 
 READ_BYTES = 1024 * 1024
 """How much of the log is read at once."""

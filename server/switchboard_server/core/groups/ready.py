@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 
-from switchboard_server.core.groups.entries import PRIORITIES, Entry
+from switchboard_server.core.groups.entries import Entry
+from switchboard_server.core.validation import PRIORITIES
 
 FAIR_TURN = 8
 """Every so many deliveries one goes to what has been ready longest, whatever its priority."""

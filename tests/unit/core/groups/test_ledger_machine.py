@@ -19,7 +19,6 @@ from switchboard_server.backends.embedded.store import CreateGroup, SaveChange
 from switchboard_server.core.groups.changes import Change, DeadLetter, Snapshot, replay
 from switchboard_server.core.groups.config import GroupConfig, Mode, RetryPolicy
 from switchboard_server.core.groups.entries import (
-    PRIORITIES,
     Cause,
     Entry,
     Holder,
@@ -27,6 +26,7 @@ from switchboard_server.core.groups.entries import (
     Rejection,
 )
 from switchboard_server.core.groups.ledger import Doomed, Ledger
+from switchboard_server.core.validation import PRIORITIES
 from tests.support.events import a_route
 from tests.unit.core.groups.events import SECOND, a_batch, a_member, an_entry
 from tests.unit.core.groups.ledger_model import At, Doom, Event, Letter, Model
