@@ -7,6 +7,9 @@ class TokenBucket:
     Args:
         rate: How many a second.
         now: The time in seconds, on a clock that never goes back.
+
+    Attributes:
+        refused: How many were turned away since the bucket was last full.
     """
 
     __slots__ = ("_filled", "_level", "_rate", "refused")
@@ -16,7 +19,6 @@ class TokenBucket:
         self._level = rate
         self._filled = now
         self.refused = 0
-        """How many were turned away since the bucket was last full."""
 
     def take(self, now: float) -> bool:
         """Whether one more may pass.

@@ -46,6 +46,9 @@ class DirectChannel:
     Args:
         raw: The driver's channel.
         transport: What its connection goes over.
+
+    Attributes:
+        waiting: The publishes that are not answered, by their delivery tags.
     """
 
     def __init__(self, raw: aiormq.Channel, transport: Transport) -> None:
@@ -61,7 +64,6 @@ class DirectChannel:
         self._content: _Content | None = None
         self._receivers: dict[bytes, Receiver] = {}
         self.waiting: dict[int, asyncio.Future[None]] = {}
-        """The publishes that are not answered, by their delivery tags."""
 
     def listen(self, consumer: str, receiver: Receiver | None) -> None:
         """Says who takes what comes for a consumer.

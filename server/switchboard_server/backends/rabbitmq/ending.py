@@ -5,13 +5,16 @@ from collections.abc import Callable
 
 
 class Ending:
-    """Something that ends once, and tells why to those who listen."""
+    """Something that ends once, and tells why to those who listen.
+
+    Attributes:
+        ended: Set when it has ended, for whatever reason.
+        reason: Why it has ended.
+    """
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
-        """Set when it has ended, for whatever reason."""
         self.reason = ""
-        """Why it has ended."""
         self._listeners: list[Callable[[], None]] = []
 
     def on_end(self, listener: Callable[[], None]) -> None:

@@ -113,13 +113,16 @@ def work_of(data: bytes) -> GroupWork | int:
 
 
 class GroupState:
-    """The tables. Used by one thread at a time."""
+    """The tables. Used by one thread at a time.
+
+    Attributes:
+        last: The highest number that a group has had.
+    """
 
     def __init__(self) -> None:
         self._db = _database()
         self._letters = group_tables.Letters()
         self.last = 0
-        """The highest number that a group has had."""
         with files.transaction(self._db):
             schema.make_tables(self._db, schema.GROUP_TABLES)
 

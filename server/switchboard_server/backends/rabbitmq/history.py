@@ -48,6 +48,9 @@ class History:
         reader: Reads the stream.
         window: Tells what is retained, as far as it is known.
         trimmed: Takes the sequence of the first retained event, where reading has found another.
+
+    Attributes:
+        first_offset: Where the stream begins, as far as it is known.
     """
 
     def __init__(
@@ -58,7 +61,6 @@ class History:
     ) -> None:
         self.index = Index()
         self.first_offset = 0
-        """Where the stream begins, as far as it is known."""
         self._reader = reader
         self._window = window
         self._trimmed = trimmed

@@ -47,6 +47,11 @@ class Term(Ending):
     Args:
         seat: Name of the seat.
         channel: The channel, with confirms.
+
+    Attributes:
+        nonce: Names this term, unlike any other.
+        epoch: Set by who takes the seat: higher than that of any term before.
+        is_open: Whether it has been taken, and requests to the seat come here.
     """
 
     def __init__(self, seat: str, channel: Channel) -> None:
@@ -54,11 +59,8 @@ class Term(Ending):
         self.seat = seat
         self.channel = channel
         self.nonce = secrets.token_hex(8)
-        """Names this term, unlike any other."""
         self.epoch = 0
-        """Set by who takes the seat: higher than that of any term before."""
         self.is_open = False
-        """Whether it has been taken, and requests to the seat come here."""
         channel.on_end(lambda: self.end(channel.reason))
 
     def publish(
@@ -112,6 +114,10 @@ class Seat:
             publish, and after the last request to the seat has come. May take LEAVE_SECONDS.
         lost: Called once for each call of `taken`, after that has ended and the term too. Until it
             returns, this node does not stand for the seat.
+
+    Attributes:
+        term: The term, while this node holds the seat; `taken` may still be at work.
+        problem: Why this node could not stand for it at the last try, for people; None: it does.
     """
 
     def __init__(
@@ -127,9 +133,7 @@ class Seat:
     ) -> None:
         self.name = name
         self.term: Term | None = None
-        """The term, while this node holds the seat; `taken` may still be at work."""
         self.problem: str | None = None
-        """Why this node could not stand for it at the last try, for people; None: it does."""
         self._link = link
         self._queue = topology.seat(name)
         self._peers = peers

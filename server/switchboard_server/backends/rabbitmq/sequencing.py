@@ -73,6 +73,10 @@ class Sequencer:
         batch_size: Events that a record holds at most, unless one call has more.
         timeout: Seconds that a request waits, on whichever node.
         known: Tells which events were accepted before.
+
+    Attributes:
+        term: The term in which it numbers; None: it does not.
+        epoch: What records of this term say.
     """
 
     def __init__(
@@ -96,9 +100,7 @@ class Sequencer:
         self._loop = asyncio.get_running_loop()
         self._marker: asyncio.Future[None] | None = None
         self.term: Term | None = None
-        """The term in which it numbers; None: it does not."""
         self.epoch = 0
-        """What records of this term say."""
         self._idle: asyncio.Future[None] = self._loop.create_future()
         self._reset()
 

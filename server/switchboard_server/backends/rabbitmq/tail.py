@@ -65,6 +65,10 @@ class LogTail:
         queue: The stream.
         prepare: Sees to it that the stream is there, and tells how many messages are in it, about.
         listener: Who is told.
+
+    Attributes:
+        offset: Of the last message; None: none has been read.
+        started: Set once it is known what is in the stream, if only that there is nothing.
     """
 
     def __init__(
@@ -76,9 +80,7 @@ class LogTail:
         listener: TailListener,
     ) -> None:
         self.offset: int | None = None
-        """Of the last message; None: none has been read."""
         self.started = asyncio.Event()
-        """Set once it is known what is in the stream, if only that there is nothing."""
         self._link = link
         self._reader = reader
         self._queue = queue

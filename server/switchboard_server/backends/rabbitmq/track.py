@@ -71,11 +71,14 @@ _decoder = msgspec.msgpack.Decoder(Entry)
 
 
 class Fence:
-    """Tells what counts in a stream. All who read it from its beginning come to the same answer."""
+    """Tells what counts in a stream. All who read it from its beginning come to the same answer.
+
+    Attributes:
+        epoch: The latest term that has begun.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
-        """The latest term that has begun."""
 
     def counts(self, entry: Entry, offset: int) -> bool:
         """Takes the next entry.
@@ -109,12 +112,14 @@ class Track:
         term: The term. It ends where reading fails, or when a later one has begun.
         queue: Name of the stream, which exists.
         read: Takes each entry that counts.
+
+    Attributes:
+        size: Bytes that have been read of it.
     """
 
     def __init__(self, link: Link, term: Term, queue: str, read: Reader) -> None:
         self.queue = queue
         self.size = 0
-        """Bytes that have been read of it."""
         self._link = link
         self._term = term
         self._read = read

@@ -75,6 +75,16 @@ class Group:
     Args:
         stored: What it is, and where it stands.
         around: What it lives in.
+
+    Attributes:
+        record: Its name and its number.
+        config: What its members agreed on.
+        filter: Which events it receives.
+        ledger: What it owes.
+        burial: Its dead letters.
+        members: Those that take part.
+        idle_since_ns: Since when it has no member, Unix time in nanoseconds; 0: it has some.
+        redriving: Held by who has dead letters come back, or all of them go.
     """
 
     def __init__(self, stored: StoredGroup, around: Surroundings) -> None:
@@ -105,7 +115,6 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._burials: list[asyncio.Future[None]] = []
         self.redriving = asyncio.Lock()
-        """Held by who has dead letters come back, or all of them go."""
 
     async def open(self) -> None:
         """Takes up where the group stood.
