@@ -110,6 +110,9 @@ class Session:
         services: What all sessions share.
         connection: The WebSocket.
         opening: What the client asked for.
+
+    Attributes:
+        close_code: With which it ended the connection; None: it has not.
     """
 
     __slots__ = (

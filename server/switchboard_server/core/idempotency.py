@@ -20,6 +20,9 @@ class IdempotencyWindow:
     Args:
         window_ns: How long a key is remembered, in nanoseconds.
         max_keys: How many keys are remembered at most; each takes about 250 bytes.
+
+    Attributes:
+        forgotten: How many keys were forgotten early.
     """
 
     def __init__(self, window_ns: int, max_keys: int) -> None:

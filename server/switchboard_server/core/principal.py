@@ -37,6 +37,9 @@ class Principal:
         permissions: Permissions, each "name" or "name:scope"; a scope is an exact name or a prefix
             that ends in "*". Unknown ones are kept and match nothing.
         expires_at: Unix time in seconds at which the caller's word ends; None: never.
+
+    Attributes:
+        scopes: The scopes of each permission, "*" for one without.
     """
 
     __slots__ = ("expires_at", "scopes", "subject")

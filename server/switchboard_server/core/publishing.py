@@ -89,6 +89,13 @@ class Publisher:
         log: Where events are kept.
         limits: How much is taken on.
         clock: Unix time in nanoseconds.
+
+    Attributes:
+        rates: How much callers may publish.
+        ids: The ids of events that were accepted lately.
+        duplicates: Events that were published again, and answered with their first result.
+        scheduled: Events that were stored for later.
+        refused: Events that were not accepted, by the reason of the error.
     """
 
     def __init__(self, log: EventLog, limits: PublishLimits, clock: Clock) -> None:

@@ -13,6 +13,10 @@ class Histogram:
 
     Args:
         bounds: Upper bound of each bucket but the last, which has none; ascending.
+
+    Attributes:
+        counts: How many values each bucket has.
+        total: Their sum.
     """
 
     __slots__ = ("bounds", "counts", "total")

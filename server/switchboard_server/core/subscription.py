@@ -74,6 +74,10 @@ class Subscription:
         read: Reads the rest of it.
         clock: Unix time in nanoseconds, for expiry.
         heartbeat: Seconds of silence after which a heartbeat is due.
+
+    Attributes:
+        delivered: How many events have been handed out.
+        gaps: How often it was told of events that are gone.
     """
 
     def __init__(

@@ -208,6 +208,11 @@ class Tail:
     Args:
         max_bytes: How much is held at most, the newest batch always.
         last: Sequence of the last event before the tail.
+
+    Attributes:
+        bytes: Bytes that are held.
+        floor: Sequence of the last event before what is held.
+        gaps: How often the log went on further than the tail knew, so that all was forgotten.
     """
 
     def __init__(self, max_bytes: int, last: int) -> None:

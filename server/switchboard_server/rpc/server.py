@@ -98,6 +98,9 @@ class GrpcServer:
         with_reflection: Whether to serve reflection.
         with_channelz: Whether to serve channelz.
         xds: Serves xDS; None: nobody does.
+
+    Attributes:
+        health: Tells what serves.
     """
 
     def __init__(

@@ -145,6 +145,9 @@ class KeySet:
         place: A URL, or the path of a file.
         algorithm: The one algorithm that is accepted.
         clock: Tells the time in seconds, evenly.
+
+    Attributes:
+        generation: Grows whenever the keys become others.
     """
 
     signing = None

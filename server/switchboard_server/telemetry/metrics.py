@@ -44,6 +44,10 @@ class Metrics:
 
     Args:
         version: Version of the hub.
+
+    Attributes:
+        rpc: Counts calls over gRPC.
+        bridge: Counts what the WebSocket bridge does.
     """
 
     def __init__(self, version: str) -> None:

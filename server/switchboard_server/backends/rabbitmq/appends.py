@@ -53,6 +53,9 @@ class Requests:
         node: Id of the node, by which records name what they answer.
         timeout: Seconds after which a request fails.
         answered: Is told how many seconds the oldest of some answered requests took.
+
+    Attributes:
+        pending_bytes: Bytes of events that wait to become durable.
     """
 
     def __init__(self, node: str, timeout: float, answered: Callable[[float], None]) -> None:

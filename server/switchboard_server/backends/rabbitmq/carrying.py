@@ -97,6 +97,9 @@ class GroupSeats:
         peers: The nodes, on the same connection.
         groups: Serves groups.
         events: The node's events.
+
+    Attributes:
+        seats: The seats, of which each node holds some.
     """
 
     def __init__(

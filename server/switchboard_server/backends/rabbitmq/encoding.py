@@ -35,6 +35,12 @@ class Envelope:
     Args:
         properties: Of them the id, if there is any, is that of all; otherwise each message gets its
             own.
+
+    Attributes:
+        name: The id that all messages have; empty: each gets its own.
+        size: Length of the frame that holds them, in four bytes.
+        before: The properties up to the id that is a message's own, or up to their end.
+        after: What comes behind that.
     """
 
     __slots__ = ("after", "before", "name", "size")

@@ -51,6 +51,7 @@ class History:
 
     Attributes:
         first_offset: Where the stream begins, as far as it is known.
+        index: Where in the stream sequences are, as far as that is known.
     """
 
     def __init__(

@@ -77,6 +77,7 @@ class Sequencer:
     Attributes:
         term: The term in which it numbers; None: it does not.
         epoch: What records of this term say.
+        sifter: Keeps out what was accepted before.
     """
 
     def __init__(

@@ -27,6 +27,7 @@ class Desk:
     Attributes:
         link: As given.
         node: As given.
+        channel: The channel that all nodes hear.
     """
 
     def __init__(self, link: RedisLink, node: str, clock: Any = None) -> None:

@@ -29,6 +29,7 @@ class Place:
         ahead: Redis's Unix time less the monotonic clock here, in seconds.
         token: Names the node since it joined last. It gets another one when the others took it for
             dead.
+        channel: The channel on which every write is told.
     """
 
     def __init__(self, link: RedisLink, name: str) -> None:

@@ -15,6 +15,9 @@ class Script:
 
     Args:
         source: In Lua.
+
+    Attributes:
+        sha: The hash of the source, by which servers know it.
     """
 
     __slots__ = ("sha", "source")

@@ -90,6 +90,9 @@ class Session:
         heard: Is told what comes on a channel.
         refused: Is told, at each beat at least, why the server takes no writes now, for people;
             None: it takes them.
+
+    Attributes:
+        life: Names the life of the server's data; empty: it is not known yet.
     """
 
     def __init__(

@@ -44,6 +44,12 @@ class Holding:
         clock: Unix time in nanoseconds.
         carrier: The way to the other nodes.
         draining: Tells whether an instance drains.
+
+    Attributes:
+        hub: The groups.
+        letters: Their dead letters.
+        guests: Members whose streams are on other nodes, by address and session.
+        lost: Whether the node has lost the seat, or is giving it up.
     """
 
     def __init__(

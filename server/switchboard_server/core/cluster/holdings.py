@@ -36,6 +36,9 @@ class Holdings:
         codec: How deliveries look as bytes.
         limits: How much each seat takes on.
         clock: Unix time in nanoseconds.
+
+    Attributes:
+        draining: Tells whether an instance drains, by "service_name/instance_id".
     """
 
     def __init__(

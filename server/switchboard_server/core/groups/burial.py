@@ -27,6 +27,9 @@ class Undertaker:
         ledger: What the group owes.
         store: Keeps the dead letters.
         stored: How the group was found.
+
+    Attributes:
+        dead_letters: How many dead letters the group has.
     """
 
     def __init__(self, ledger: Ledger, store: GroupStore, stored: StoredGroup) -> None:

@@ -97,6 +97,9 @@ class Ledger:
         finished: How many events that came back have been settled since, and are no dead letters.
         closed: Events that came back and are not open any more, until somebody has seen to it that
             the store knows.
+        counters: What has happened since the group was loaded.
+        holders: The members.
+        retrying: How many events wait for their next attempt.
     """
 
     def __init__(

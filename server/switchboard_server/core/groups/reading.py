@@ -36,6 +36,9 @@ class Reader:
         ledger: Where it stands, and who takes what is read.
         tail: The newest part of the log.
         log: All of it.
+
+    Attributes:
+        audience: What the tail has for the group.
     """
 
     def __init__(self, ledger: Ledger, tail: Tail, log: EventLog) -> None:

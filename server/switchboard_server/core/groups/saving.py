@@ -28,6 +28,9 @@ class Saver:
         store: Keeps them.
         number: The group's.
         recovered: Is called when changes can be saved again.
+
+    Attributes:
+        failing: Whether the last change could not be saved.
     """
 
     def __init__(

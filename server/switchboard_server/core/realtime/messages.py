@@ -76,6 +76,11 @@ class Delivered(Shared):
     Args:
         message: The message.
         rooms: The rooms that it came through and the receiver stands in.
+
+    Attributes:
+        number: The message's.
+        size: Bytes that it costs whom it waits for, about.
+        recoverable: Whether it stands in the history of one of the rooms.
     """
 
     __slots__ = ("message", "number", "recoverable", "rooms", "size")

@@ -131,6 +131,9 @@ class Waiting:
         gathering: The first that it has to be told, from now on.
         size: Bytes that it costs the watcher to begin with, about. What it no longer shares with
             other watchers is added.
+
+    Attributes:
+        room: Name of the room.
     """
 
     __slots__ = ("_own", "_parts", "_watcher", "number", "room", "size")

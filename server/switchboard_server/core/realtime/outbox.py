@@ -78,6 +78,9 @@ class Outbox:
     Args:
         limits: How much may wait.
         wake: Is called when something waits again, after `take` had left nothing.
+
+    Attributes:
+        dropped: How many messages were dropped.
     """
 
     __slots__ = (

@@ -42,6 +42,9 @@ class Directory(Roster):
         interval: Seconds within which evictions are counted for self-preservation.
         max_instances: Most instances that may be registered.
         revision: Revision to go on from.
+
+    Attributes:
+        preservation: Tells whether too many run out at once.
     """
 
     def __init__(

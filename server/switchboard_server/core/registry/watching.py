@@ -84,6 +84,9 @@ class History:
     Args:
         limit: How many are kept.
         revision: The registry's revision; nothing before it is known.
+
+    Attributes:
+        last: Revision of the last change.
     """
 
     def __init__(self, limit: int, revision: int) -> None:
@@ -126,6 +129,9 @@ class Watchers:
         directory: The directory.
         history: Its last changes.
         time: Monotonic seconds.
+
+    Attributes:
+        compactions: How often a watcher began anew with a snapshot because too much waited for it.
     """
 
     def __init__(self, directory: Roster, history: History, time: Callable[[], float]) -> None:
