@@ -213,10 +213,16 @@
  */
 
 /**
+ * As browsers have them. Node's types do not know the DOM's name for it.
+ *
+ * @typedef {{ capture?: boolean, once?: boolean, passive?: boolean, signal?: AbortSignal }} ListenerOptions
+ */
+
+/**
  * @template M
  * @typedef {Omit<EventTarget, "addEventListener" | "removeEventListener"> & {
- *   addEventListener<K extends keyof M & string>(type: K, listener: (event: CustomEvent<M[K]>) => void, options?: boolean | AddEventListenerOptions): void,
- *   removeEventListener<K extends keyof M & string>(type: K, listener: (event: CustomEvent<M[K]>) => void, options?: boolean | EventListenerOptions): void,
+ *   addEventListener<K extends keyof M & string>(type: K, listener: (event: CustomEvent<M[K]>) => void, options?: boolean | ListenerOptions): void,
+ *   removeEventListener<K extends keyof M & string>(type: K, listener: (event: CustomEvent<M[K]>) => void, options?: boolean | ListenerOptions): void,
  * }} Target
  */
 

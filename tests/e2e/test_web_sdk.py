@@ -17,6 +17,8 @@ WEB = Path(__file__).parents[2] / "clients" / "web"
 NODE = str(Path(ROOT_DIR) / "bin" / "node")
 NPM = str(Path(sys.executable).parent / "npm")
 TSC = str(WEB / "node_modules" / "typescript" / "bin" / "tsc")
+NODE_TYPES = Path(__file__).parents[1] / "node_modules" / "@types"
+"""What Node has of browsers' names, and no more; the peers of the tests bring it."""
 PROGRAMS = re.findall(
     r"```js\n// (\w+\.js)\n(.*?)```\n\nprints\n\n```text\n(.*?)```",
     (WEB / "README.md").read_text(encoding="utf-8"),
@@ -112,10 +114,18 @@ def test_the_readmes_programs_print_what_it_says(
     assert (done.stdout, done.stderr) == (prints, "")
 
 
-def test_typescript_takes_its_types_and_finds_mistakes(installed: Path) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["--lib", "es2022,dom", "--types", ""],
+        ["--lib", "es2022", "--typeRoots", str(NODE_TYPES), "--types", "node"],
+    ],
+    ids=["browser", "node"],
+)
+def test_typescript_takes_its_types_and_finds_mistakes(installed: Path, where: list[str]) -> None:
     (installed / "typed.ts").write_text(TYPED, encoding="utf-8")
     options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext"]
-    done = run([NODE, TSC, *options, "--lib", "es2022,dom", "typed.ts"], installed)
+    done = run([NODE, TSC, *options, *where, "typed.ts"], installed)
     assert (done.returncode, done.stdout) == (0, "")
 
 
