@@ -93,6 +93,8 @@ class Follower:
         """How the registry's clock stands."""
         return self._feed.dial
 
+    # --- life ------------------------------------------------------------------------------------
+
     async def open(self, handler: SharedHandler) -> None:
         """Begins to follow; waits until all is known, unless Redis cannot be used."""
         self._handler = handler
@@ -124,6 +126,8 @@ class Follower:
         """Sees now what there is to do."""
         self._woken.set()
 
+    # --- what the link tells; see `LinkWatcher` --------------------------------------------------
+
     def link_up(self, _life: str) -> None:
         """See `LinkWatcher.link_up`. What was lost is known by its stamp, not by the life."""
         self._up.set()
@@ -139,6 +143,8 @@ class Follower:
     def refusal_changed(self) -> None:
         """See `LinkWatcher.refusal_changed`: sees now what Redis takes."""
         self.wake()
+
+    # --- staying with the others -----------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
@@ -233,6 +239,8 @@ class Follower:
         self._member = True
         self._handler.joined()
 
+    # --- catching up -----------------------------------------------------------------------------
+
     async def _catch_up(self) -> None:
         """Comes to know what was not heard."""
         self._feed.hold()
@@ -317,6 +325,8 @@ class Follower:
         middle = (began + self._loop.time()) / 2
         self._place.ahead = self._wall_ms / 1000 - middle
         self._feed.dial = Dial(int(answer[4]), self._place.ahead)
+
+    # --- a store that was lost -------------------------------------------------------------------
 
     async def _find(self) -> None:
         """Finds the store that there is now, or begins one."""

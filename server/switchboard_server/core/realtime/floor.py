@@ -87,6 +87,8 @@ class Floor:
         open_ones = self.directory.connections.values()
         return self._dropped + sum(each.outbox.dropped for each in open_ones)
 
+    # --- connections -----------------------------------------------------------------------------
+
     def made(self, wish: ConnectWish, user: str, principal: Principal) -> Connection:
         """A connection that is not open yet, and whose door hears nothing yet."""
         connection = Connection(
@@ -141,6 +143,8 @@ class Floor:
         connection.outbox.detach()
         self._rounds.forget(connection)
         self.neighbours.part(connection, places)
+
+    # --- rooms -----------------------------------------------------------------------------------
 
     async def join(self, connection: Connection, join: RoomJoin) -> JoinResult:
         """Has a connection stand in a room, and tells it so unless it did already.
@@ -249,6 +253,8 @@ class Floor:
             if not watcher.outbox.notify(number, watcher, gathering):
                 self._full.append(watcher)
         gathering.add(who.client_id, before, now)
+
+    # --- messages --------------------------------------------------------------------------------
 
     def deliver(self, message: Message, wish: BroadcastWish, kept: Mapping[str, Delivered]) -> int:
         """Hands a message to those connections of this node that it is for.

@@ -92,19 +92,27 @@ class SharedRegistry(Registry):
         self.outage: str | None = None
         self.problem = "the registry is not loaded yet"
 
+    # --- life ------------------------------------------------------------------------------------
+
     async def open(self, publish: Publish | None = None) -> None:
         """See `Registry.open`; where the store cannot be used, it is taken up when it can."""
         self._publish = publish
         await self._store.open(self)
 
-    def admit_readers(self) -> None:
-        """See `Registry.admit_readers`."""
-        if not self._loaded:
-            raise UnavailableError(
-                "REGISTRY_UNAVAILABLE",
-                "this hub does not know the registry yet; "
-                f"{self.outage or 'try again in a moment'}",
-            )
+    async def begin_shutdown(self) -> None:
+        """See `Registry.begin_shutdown`."""
+        await self._end_streams()
+
+    async def close(self) -> None:
+        """See `Registry.close`; other nodes take over what this one was in charge of."""
+        await self._checker.close()
+        await self._prober.close()
+        await self._inspector.close()
+        await self._holds.close(SETTLE_SECONDS)
+        await self._announce_no_more()
+        await self._store.close()
+
+    # --- who registers ---------------------------------------------------------------------------
 
     async def register(
         self, registration: Registration, principal: Principal = ANONYMOUS
@@ -169,6 +177,17 @@ class SharedRegistry(Registry):
         self._admit_writers()
         return await self._reached(await self._store.declare(key, declared_as(status, reason)))
 
+    # --- who looks -------------------------------------------------------------------------------
+
+    def admit_readers(self) -> None:
+        """See `Registry.admit_readers`."""
+        if not self._loaded:
+            raise UnavailableError(
+                "REGISTRY_UNAVAILABLE",
+                "this hub does not know the registry yet; "
+                f"{self.outage or 'try again in a moment'}",
+            )
+
     def discover(self, wish: Selection, principal: Principal = ANONYMOUS) -> Discovered:
         """See `Registry.discover`."""
         self.admit_readers()
@@ -203,20 +222,7 @@ class SharedRegistry(Registry):
             principal=principal,
         )
 
-    async def begin_shutdown(self) -> None:
-        """See `Registry.begin_shutdown`."""
-        await self._end_streams()
-
-    async def close(self) -> None:
-        """See `Registry.close`; other nodes take over what this one was in charge of."""
-        await self._checker.close()
-        await self._prober.close()
-        await self._inspector.close()
-        await self._holds.close(SETTLE_SECONDS)
-        await self._announce_no_more()
-        await self._store.close()
-
-    # What the store tells; see `SharedHandler`.
+    # --- what the store tells; see `SharedHandler` -----------------------------------------------
 
     def loaded(
         self, revision: int, records: Sequence[Record], changes: Sequence[SharedChange]
@@ -336,6 +342,8 @@ class SharedRegistry(Registry):
         """See `SharedHandler.announced`."""
         return None if self._announcer is None else self._announcer.position
 
+    # --- what differs ----------------------------------------------------------------------------
+
     def _checks(self, entry: Entry) -> bool:
         return isinstance(entry, SharedEntry) and entry.owned
 
@@ -345,6 +353,8 @@ class SharedRegistry(Registry):
     def _found(self, entry: Entry, verdict: Verdict) -> None:
         if self._closing is None:
             self._inspector.found(entry, verdict)
+
+    # --- inside ----------------------------------------------------------------------------------
 
     def _admit_writers(self) -> None:
         self._admit()
