@@ -95,7 +95,7 @@ class EventHub:
         self._limits = limits or Limits()
         self._clock = clock
         self._tail = Tail(self._limits.tail_bytes, 0)
-        self._publisher = Publisher(log, self._limits.publish, clock)
+        self._publisher = Publisher(log, self._limits.publish, clock, self._newest)
         self._shares = Shares(self._limits.subject_subscriptions)
         self._subscriptions: dict[Subscription, str] = {}
         self._blocked: deque[asyncio.Future[None]] = deque()
@@ -469,6 +469,9 @@ class EventHub:
                 "after_time",
                 "lies ahead of the hub's clock; START_AT_LATEST begins with what comes now",
             )
+
+    def _newest(self, sequence: int) -> Batch | None:
+        return self._tail.find(sequence)
 
     async def _read(self, after: int, max_bytes: int) -> ReadResult:
         if after >= self._tail.floor:

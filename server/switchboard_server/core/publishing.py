@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -89,6 +89,7 @@ class Publisher:
         log: Where events are kept.
         limits: How much is taken on.
         clock: Unix time in nanoseconds.
+        newest: Finds the batch that holds an event, where that is at hand.
 
     Attributes:
         rates: How much callers may publish.
@@ -98,8 +99,15 @@ class Publisher:
         refused: Events that were not accepted, by the reason of the error.
     """
 
-    def __init__(self, log: EventLog, limits: PublishLimits, clock: Clock) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        limits: PublishLimits,
+        clock: Clock,
+        newest: Callable[[int], Batch | None] = lambda _: None,
+    ) -> None:
         self._log = log
+        self._newest = newest
         self._limits = limits
         self._clock = clock
         self._ids_time = 0
@@ -290,8 +298,11 @@ class Publisher:
 
     async def _time_of(self, sequence: int) -> int:
         """When an event entered the log; 0: it has not yet, or it is not retained."""
-        if sequence == SCHEDULED:
+        if sequence == SCHEDULED or sequence < self._log.window.first:
             return 0
+        # Who lost an answer publishes again soon, and after an outage many do at once.
+        if (batch := self._newest(sequence)) is not None:
+            return batch.time_ns
         batches = (await self._log.read(sequence - 1, 1)).batches
         return batches[0].time_ns if batches and batches[0].first <= sequence else 0
 

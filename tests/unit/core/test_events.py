@@ -289,6 +289,17 @@ async def test_a_duplicate_of_a_scheduled_event_is_told_where_it_stands_once_it_
         assert hub.stats().remembered_ids == 1
 
 
+async def test_when_an_event_of_late_entered_the_log_is_told_without_reading_there() -> None:
+    log = ScriptedLog()
+    hub = EventHub(log, Limits(), manual_loop().clock)
+    await hub.open()
+    log.window = Window(1, 1)
+    log.reading = lambda *_: pytest.fail("it was read")
+    hub.appended(build_batches([some("a", ids=["1"])], 1, EPOCH_NS, PlainCodec()))
+    again = await hub.publish(some("a", ids=["1"]))
+    assert (again.duplicates, again.time_ns) == ({0: 1}, EPOCH_NS)
+
+
 async def test_shutting_down_ends_everything_with_one_error() -> None:
     async with memory_hub() as (hub, _):
         subscription = await hub.subscribe(EVERYTHING)
