@@ -1,9 +1,7 @@
-"""How a node keeps up with the shared registry, and puts it back when Redis has lost it."""
+"""How a node keeps up with the shared registry."""
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Sequence
 from contextlib import suppress
 
 import orjson
@@ -14,14 +12,12 @@ from switchboard_server.backends.redis.link import LinkError, RedisLink
 from switchboard_server.backends.redis.registry_feed import Feed
 from switchboard_server.backends.redis.registry_place import LostError, Place, node_name
 from switchboard_server.backends.redis.registry_records import (
-    MS_NS,
     Dial,
     read_change,
     read_key,
     read_row,
-    write_key,
-    write_row,
 )
+from switchboard_server.backends.redis.registry_restoring import Restorer
 from switchboard_server.core.registry.model import Key
 from switchboard_server.core.registry.sharing import (
     Knowledge,
@@ -41,8 +37,6 @@ OPEN_SECONDS = 5.0
 """How long a start waits for the registry to be loaded."""
 PAGE = 500
 """How much is read at once."""
-BATCH = 200
-"""How many instances are put back at once."""
 
 _logger = logging.getLogger(__name__)
 
@@ -67,8 +61,7 @@ class Follower:
         self._join_script = link.script(scripts.JOIN)
         self._leave_script = link.script(scripts.LEAVE)
         self._position_script = link.script(scripts.POSITION)
-        self._found_script = link.script(scripts.FOUND)
-        self._restore_script = link.script(scripts.RESTORE)
+        self._restorer = Restorer(link, place, _milliseconds(lease))
         self._up = asyncio.Event()
         self._woken = asyncio.Event()
         self._tried = asyncio.Event()
@@ -332,88 +325,20 @@ class Follower:
         """Finds the store that there is now, or begins one."""
         before = self._place.id
         known = self._handler.knowledge() if before else Knowledge(0, 0, (), 0, {})
-        answer = await self._place.ask(
-            self._found_script,
-            secrets.token_hex(8),
-            known.revision,
-            known.oldest,
-            *_removals(known),
-        )
-        if answer[1] == before:
+        found = await self._restorer.find(known)
+        if found == before:
             return
         if before:
             _logger.warning("Redis has lost the registry; this node puts back what it knows")
             if self._loaded or self._owed is not None:
                 self._owed = before
-        self._place.id = answer[1]
+        self._place.id = found
         self._place.seen = 0
         self._loaded = self._member = False
 
     async def _restore(self, before: str) -> None:
-        """Puts back what this node knows.
-
-        Args:
-            before: The store of which it knows.
-        """
-        known = self._handler.knowledge()
-        removals = _removals(known)
-        if await self._put_back(before, known, known.records[: known.own], removals):
-            others = await self._missing(known.records[known.own :])
-            await self._put_back(before, known, others, [])
-
-    async def _missing(self, records: Sequence[Record]) -> list[Record]:
-        """Those that nobody has put back yet, or not as new as they are known here."""
-        base = int(await self._place.call("HGET", "meta", "base") or 0)
-        there = set(await self._place.call("HKEYS", "instances"))
-        return [
-            record
-            for record in records
-            if record.instance.revision > base
-            or write_key(record.instance.key).encode() not in there
-        ]
-
-    async def _put_back(
-        self, before: str, known: Knowledge, records: Sequence[Record], removals: list[str]
-    ) -> bool:
-        """Whether it may still be put back."""
-        for start in range(0, max(1, len(records)), BATCH):
-            answer = await self._place.ask(
-                self._restore_script,
-                before,
-                known.revision,
-                known.oldest,
-                _milliseconds(self._lease) + scripts.GRACE_MS,
-                len(removals) // 2,
-                *removals,
-                *self._written(records[start : start + BATCH]),
-            )
-            if answer[0] == "late":
-                _logger.warning("others have put the registry back; this node knew less")
-                return False
-            removals = []
-        return True
-
-    def _written(self, records: Sequence[Record]) -> list[str | bytes]:
-        """What the script takes: for each its key, itself, and how long its times still run."""
-        args: list[str | bytes] = []
-        for record in records:
-            left = record.lease_expire_ns // MS_NS - self._wall_ms
-            reap = record.unhealthy_until_ns
-            args += [
-                write_key(record.instance.key),
-                orjson.dumps(write_row(record)),
-                str(max(0, left) + scripts.GRACE_MS),
-                ""
-                if reap is None
-                else str(max(0, reap // MS_NS - self._wall_ms) + scripts.GRACE_MS),
-            ]
-        return args
-
-
-def _removals(known: Knowledge) -> list[str]:
-    return [
-        text for key, revision in known.removed.items() for text in (write_key(key), str(revision))
-    ]
+        """Puts back what this node knows of a store."""
+        await self._restorer.put_back(before, self._handler.knowledge(), self._wall_ms)
 
 
 def _milliseconds(seconds: float) -> int:
