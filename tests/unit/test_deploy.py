@@ -102,10 +102,21 @@ def test_nothing_runs_as_root_and_the_hub_is_the_user_of_its_image() -> None:
 
 def test_what_rabbitmq_has_stored_stays_its_own_when_its_pod_starts_again() -> None:
     pod = MANIFESTS["StatefulSet", "switchboard-rabbitmq"]["spec"]["template"]["spec"]
-    assert [each["mountPath"] for each in pod["containers"][0]["volumeMounts"]] == [
-        "/var/lib/rabbitmq"  # which is where the image keeps the cookie
-    ]
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    assert mounts["data"] == "/var/lib/rabbitmq"  # which is where the image keeps the cookie
     assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_rabbitmq_raises_an_alarm_before_it_reaches_its_limit_of_memory() -> None:
+    pod = MANIFESTS["StatefulSet", "switchboard-rabbitmq"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    mounts = {each["name"]: each for each in container["volumeMounts"]}
+    told = MANIFESTS["ConfigMap", "switchboard-rabbitmq"]["data"][mounts["limits"]["subPath"]]
+    alarm = int(
+        re.findall(r"^vm_memory_high_watermark\.absolute = (\d+)GB$", told, re.MULTILINE)[0]
+    )
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
+    assert alarm * 10**9 <= 0.6 * limit * 2**30
 
 
 def test_every_selector_finds_its_pods_and_every_secret_is_told_of() -> None:
