@@ -61,8 +61,8 @@ class RedisNeighbours:
         self._floor = floor
         self._history_bytes = history_bytes
         self._desk = desk = Desk(link, node, clock)
-        self._membership = Membership(floor, desk, self._restated)
         self._lines = Lines(floor, desk, link.script(scripts.CATCH_UP))
+        self._membership = Membership(floor, desk, self._lines.fall_behind)
         self._elsewhere = RedisElsewhere(floor, desk, self._membership.token)
         self._send = link.script(scripts.SEND)
         self._renewing: asyncio.Task[None] | None = None
@@ -299,10 +299,12 @@ class RedisNeighbours:
             unanswered=self._elsewhere.unanswered,
         )
 
-    def _restated(self) -> None:
-        self._lines.fall_behind()
-
     def _heard(self, frame: bytes) -> None:
+        """Takes what comes on a channel: its first byte says what it is.
+
+        A message (m), who came or went in a room (p), the end of a connection whose name another
+        one has (e), and another node's request (q) or answer (a).
+        """
         kind = frame[:1]
         if kind == b"m":
             self._lines.heard(frame)
