@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from switchboard_server.rpc.xds import XdsService
     from switchboard_server.security.jwks import KeySet
     from switchboard_server.security.keys import Keys
+    from switchboard_server.security.tls import Tls
 
 EXIT_CANNOT_START = 1
 """Exit code when a port, the data folder or a key cannot be had."""
@@ -100,35 +101,9 @@ class Hub:
                 stack.push_async_callback(keys.close)
             parts = await self._assemble(stack)
             self._does = parts.does
-            auth = settings.auth
-            verifier = (
-                None
-                if keys is None
-                else TokenVerifier(keys, audience=auth.audience, issuer=auth.issuer)
-            )
-            self._grpc = GrpcServer(
-                parts.does,
-                verifier=verifier,
-                xds=self._xds(parts, verifier, stack) if settings.server.xds else None,
-                observer=self._metrics.rpc,
-                max_message_bytes=settings.limits.max_message_bytes,
-                with_reflection=settings.server.reflection,
-                with_channelz=settings.server.channelz,
-            )
-            bridge = BridgeServer(
-                settings.server.host,
-                settings.server.port,
-                health=self._report,
-                metrics=lambda: (self._metrics.render(), CONTENT_TYPE),
-                websockets=WebSocketDoor(
-                    parts.does,
-                    authenticate=None if verifier is None else verifier.verify,
-                    limits=self._websocket_limits(),
-                    allowed_origins=settings.websocket.allowed_origins,
-                    metrics=self._metrics.bridge,
-                ),
-                tls=None if tls is None else tls.context,
-            )
+            verifier = self._verifier(keys)
+            self._grpc = self._grpc_door(parts, verifier, stack)
+            bridge = self._bridge(parts, verifier, tls)
             await bridge.start()
             stack.push_async_callback(bridge.stop)
             port = await self._grpc.start(
@@ -155,6 +130,27 @@ class Hub:
             from switchboard_server.parts_embedded import assemble  # noqa: PLC0415
         return await assemble(self._settings, self._metrics, stack)
 
+    def _verifier(self, keys: "Keys | KeySet | None") -> TokenVerifier | None:
+        """Checks tokens; None: nobody is asked for one."""
+        auth = self._settings.auth
+        if keys is None:
+            return None
+        return TokenVerifier(keys, audience=auth.audience, issuer=auth.issuer)
+
+    def _grpc_door(
+        self, parts: Parts, verifier: TokenVerifier | None, stack: AsyncExitStack
+    ) -> GrpcServer:
+        settings = self._settings
+        return GrpcServer(
+            parts.does,
+            verifier=verifier,
+            xds=self._xds(parts, verifier, stack) if settings.server.xds else None,
+            observer=self._metrics.rpc,
+            max_message_bytes=settings.limits.max_message_bytes,
+            with_reflection=settings.server.reflection,
+            with_channelz=settings.server.channelz,
+        )
+
     def _xds(
         self, parts: Parts, verifier: TokenVerifier | None, stack: AsyncExitStack
     ) -> "XdsService":
@@ -166,6 +162,25 @@ class Hub:
         )
         stack.push_async_callback(service.close)
         return service
+
+    def _bridge(
+        self, parts: Parts, verifier: TokenVerifier | None, tls: "Tls | None"
+    ) -> BridgeServer:
+        settings = self._settings
+        return BridgeServer(
+            settings.server.host,
+            settings.server.port,
+            health=self._report,
+            metrics=lambda: (self._metrics.render(), CONTENT_TYPE),
+            websockets=WebSocketDoor(
+                parts.does,
+                authenticate=None if verifier is None else verifier.verify,
+                limits=self._websocket_limits(),
+                allowed_origins=settings.websocket.allowed_origins,
+                metrics=self._metrics.bridge,
+            ),
+            tls=None if tls is None else tls.context,
+        )
 
     def _websocket_limits(self) -> BridgeLimits:
         websocket = self._settings.websocket

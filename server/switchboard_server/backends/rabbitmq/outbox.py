@@ -26,6 +26,7 @@ class Packet:
     Args:
         pieces: Its bytes.
         failed: Hears that it did not arrive, or that nobody knows.
+        size: How many bytes it has.
     """
 
     pieces: Pieces
