@@ -3,14 +3,11 @@
 import asyncio
 import gc
 import logging
-import os
 import resource
-import shlex
 import signal
 import sys
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +19,7 @@ from switchboard_server.bridge.session import BridgeLimits
 from switchboard_server.bridge.websocket import WebSocketDoor
 from switchboard_server.config import Settings
 from switchboard_server.core.errors import SwitchboardError
+from switchboard_server.greeting import greeting, say
 from switchboard_server.parts import Parts
 from switchboard_server.rpc.server import GrpcServer
 from switchboard_server.security.errors import CredentialsError
@@ -116,7 +114,8 @@ class Hub:
             stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
-            self._announce(parts, port, bridge.port, keys, encrypted=tls is not None)
+            encrypted = tls is not None
+            say(greeting(settings.server, parts.kept, port, bridge.port, keys, encrypted=encrypted))
             await self._stop.wait()
 
     def _signalled(self) -> None:
@@ -217,7 +216,7 @@ class Hub:
     async def _drain(self) -> None:
         """Says NOT_SERVING, ends the streams, and waits for what is open, unless in a hurry."""
         await self._grpc.begin_shutdown()
-        _say("switchboard: stopping; signal again to stop at once")
+        say("switchboard: stopping; signal again to stop at once")
         stopping = asyncio.create_task(self._grpc.stop(self._settings.server.shutdown_seconds))
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
@@ -225,67 +224,6 @@ class Hub:
         if not stopping.done():
             await self._grpc.stop(None)
         await stopping
-
-    def _announce(
-        self,
-        parts: Parts,
-        grpc_port: int,
-        port: int,
-        keys: "Keys | KeySet | None",
-        *,
-        encrypted: bool,
-    ) -> None:
-        """Says where the hub is, and where to go next."""
-        server = self._settings.server
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        scheme = "https" if encrypted else "http"
-        flags = "" if encrypted else "-plaintext "
-        lines = [f"switchboard {__version__}: gRPC on {host}:{grpc_port}, events {parts.kept}"]
-        lines.append(f"  console           {scheme}://{host}:{port}/")
-        lines.append(f"  health, metrics   {scheme}://{host}:{port}/health and /metrics")
-        if keys is not None:
-            flags += '-H "authorization: Bearer $TOKEN" '
-        lines.append(f"  tokens            {_about_tokens(keys)}")
-        lines.append("  publish an event:")
-        lines.append(
-            f"    grpcurl {flags}-d '"
-            '{"event": {"type": "order.created", "source_service": "shop", "data": {"order": 1}}}'
-            f"' {host}:{grpc_port} switchboard.v1.EventService/Publish"
-        )
-        lines.append("  receive it, and whatever comes after it:")
-        lines.append(
-            f"    grpcurl {flags}-d '"
-            '{"start_at": "START_AT_EARLIEST"}'
-            f"' {host}:{grpc_port} switchboard.v1.EventService/Subscribe"
-        )
-        _say("\n".join(lines))
-
-
-def _about_tokens(keys: "Keys | KeySet | None") -> str:
-    """Whether callers need a token, and where they get one."""
-    if keys is None:
-        return "not asked for (JWT_SECRET_KEY is not set): loopback only"
-    if keys.signing is None:
-        return "asked for; who has the private key makes them, not this hub"
-    return (
-        f"asked for; make one with: {_interpreter()} -m switchboard_server token --subject me "
-        "--permission events.publish --permission events.subscribe"
-    )
-
-
-def _interpreter() -> str:
-    """The Python that runs the hub, as one would type it here."""
-    python, here = Path(sys.executable), Path.cwd()
-    return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
-
-
-def _say(text: str) -> None:
-    """Prints, as long as somebody takes it: neither `| head` nor a full disk may end the hub."""
-    try:
-        click.echo(text)
-    except OSError:
-        # What is buffered would fail again at exit: https://docs.python.org/3/library/signal.html
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _allow_many_connections() -> None:
