@@ -3,13 +3,19 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import pytest
+import uvloop
 
 from switchboard_server.bridge import http
 from tests.integration.bridge import BridgeClient, Running, bridge, settled
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
 HANDSHAKE = (
     b"GET /ws/flood HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -169,6 +175,27 @@ async def test_a_handshake_without_a_proper_key_is_a_bad_request(hub: Running) -
     writer.close()
     async with hub.member() as client:
         await assert_served(client)
+
+
+def reset(port: int) -> None:
+    """Asks for a WebSocket and is gone at once, by a reset."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(HANDSHAKE)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_clients_that_are_gone_before_they_are_let_in_take_no_place(run: Run) -> None:
+    async def scenario() -> None:
+        async with bridge(max_connections=4) as hub:
+            for _ in range(20):
+                # The loop stands still meanwhile, and finds the request and the end together.
+                reset(hub.server.port)
+                async with hub.member() as client:
+                    await assert_served(client)
+            await settled(lambda: not hub.server.connections)
+
+    run(scenario())
 
 
 async def test_a_client_that_vanishes_leaves_nothing_behind(hub: Running) -> None:

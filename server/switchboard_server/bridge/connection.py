@@ -90,6 +90,11 @@ class BridgeConnection(ServerConnection):
         # raises an error.
         return self.protocol.state is _OPEN and not self.transport.is_closing()
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, so that `on_lost` will not be called any more."""
+        return self not in self.registry
+
     def behind(self) -> bool:
         """Whether the client has yet to read so much that more should wait."""
         return self.paused

@@ -103,6 +103,9 @@ class WebSocketDoor:
         except RefusedError as refusal:
             self._metrics.refused[refusal.status.value] += 1
             raise
+        if connection.gone:
+            # Its end, which is told once, came before its turn: nobody would take it out again.
+            return
         self._openings[connection] = opening, connection
         connection.on_lost = lambda: self._gone(connection)
 
