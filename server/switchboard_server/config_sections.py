@@ -233,8 +233,8 @@ class StorageSettings(Section):
     not count. 0: size removes nothing."""
 
     tail_bytes: int = Field(default=64 * MIB, ge=0, alias="SWITCHBOARD_TAIL_BYTES")
-    """Bytes of the newest events that are also held in memory, from where subscribers are served.
-    One that falls further behind reads from the log."""
+    """Bytes of memory that the newest events may take, from where subscribers are served. One that
+    falls further behind reads from the log."""
 
     max_pending_bytes: int = Field(default=64 * MIB, ge=1024, alias="SWITCHBOARD_MAX_PENDING_BYTES")
     """Bytes of published events that may wait for the log at once. Beyond it publishes are refused

@@ -38,7 +38,7 @@ class Limits:
         publish: How much publishing.
         max_subscriptions: Most subscriptions at a time.
         subject_subscriptions: Most of them that the callers of one subject have; 0: any number.
-        tail_bytes: How much of the log is kept in memory.
+        tail_bytes: How much memory the newest part of the log may take.
         max_lag: For how many seconds this node may have less of the log than others, who may have
             told its clients of a position there; 0: there are no others.
     """

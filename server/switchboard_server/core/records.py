@@ -11,7 +11,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, groupby, pairwise
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
 
 from switchboard_server.core.errors import SwitchboardError
 from switchboard_server.core.filters import Filter, Route
@@ -24,8 +25,25 @@ MAX_BATCH_BYTES = 256 * 1024
 MAX_MERGED_EVENTS = 16
 """Drafts of more events are encoded by themselves."""
 
+BATCH_BYTES, ROUTE_BYTES, ENTRY_BYTES = 400, 250, 150
+"""What a batch takes in memory besides its frames, about: at all, for each of its routes, and for
+each id, attribute, key or time of one event."""
+
 Run = tuple[int, int]
 """Consecutive events of a batch: index of the first, index after the last."""
+
+
+T = TypeVar("T")
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
+
+
+def _no_column() -> Mapping[int, Any]:
+    return _NOTHING
+
+
+def _some(column: dict[int, T]) -> Mapping[int, T]:
+    """A column, or the one that all batches share who have nothing in it."""
+    return column or _NOTHING
 
 
 def assigned_id(log_id: str, sequence: int) -> str:
@@ -155,11 +173,11 @@ class Batch:
     ends: array[int]
     routes: tuple[Route, ...]
     route_of: array[int] | None = None
-    ids: Mapping[int, str] = field(default_factory=dict)
-    attributes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    ordering_keys: Mapping[int, str] = field(default_factory=dict)
-    expiries: Mapping[int, int] = field(default_factory=dict)
-    correlation_ids: Mapping[int, str] = field(default_factory=dict)
+    ids: Mapping[int, str] = field(default_factory=_no_column)
+    attributes: Mapping[int, Mapping[str, str]] = field(default_factory=_no_column)
+    ordering_keys: Mapping[int, str] = field(default_factory=_no_column)
+    expiries: Mapping[int, int] = field(default_factory=_no_column)
+    correlation_ids: Mapping[int, str] = field(default_factory=_no_column)
 
     def __len__(self) -> int:
         """How many events it holds."""
@@ -169,6 +187,18 @@ class Batch:
     def last(self) -> int:
         """Sequence of the last event."""
         return self.first + len(self.ends) - 1
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that it takes, about: where it holds few events, far more than theirs."""
+        entries = sum(map(len, (self.ids, self.ordering_keys, self.expiries, self.correlation_ids)))
+        attributes = self.attributes
+        return (
+            BATCH_BYTES
+            + ROUTE_BYTES * len(self.routes)
+            + ENTRY_BYTES * (entries + len(attributes) + sum(map(len, attributes.values())))
+            + len(self.frames)
+        )
 
     def route(self, index: int) -> Route:
         """The route of one event."""
@@ -379,11 +409,15 @@ class _Columns:
             ends=ends,
             routes=routes,
             route_of=route_of,
-            ids={i - start: each for i, each in self.ids.items() if start <= i < stop},
-            attributes={i: each.attributes for i, each in extras.items() if each.attributes},
-            ordering_keys={i: each.ordering_key for i, each in extras.items() if each.ordering_key},
-            expiries={i: self.time_ns + each.ttl_ns for i, each in extras.items() if each.ttl_ns},
-            correlation_ids={
-                i: each.correlation_id for i, each in extras.items() if each.correlation_id
-            },
+            ids=_some({i - start: each for i, each in self.ids.items() if start <= i < stop}),
+            attributes=_some({i: each.attributes for i, each in extras.items() if each.attributes}),
+            ordering_keys=_some(
+                {i: each.ordering_key for i, each in extras.items() if each.ordering_key}
+            ),
+            expiries=_some(
+                {i: self.time_ns + each.ttl_ns for i, each in extras.items() if each.ttl_ns}
+            ),
+            correlation_ids=_some(
+                {i: each.correlation_id for i, each in extras.items() if each.correlation_id}
+            ),
         )

@@ -50,7 +50,7 @@ class EventStats:
         last_sequence: Sequence of the newest event that ever entered the log; 0: there was none.
         subscribers: Open subscriptions.
         slow_readers: Those of them that are behind the tail, or have taken nothing for seconds.
-        tail_bytes: Bytes of the newest events that are held in memory.
+        tail_bytes: Bytes of memory that the newest events take, about.
         pending_bytes: Bytes of the events that wait to become durable.
         remembered_ids: Ids that the idempotency window holds.
         forgotten_ids: Ids that it forgot before their time, for want of room.

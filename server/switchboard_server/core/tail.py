@@ -14,6 +14,8 @@ from switchboard_server.core.records import Batch, Run, count, runs_of
 from switchboard_server.core.router import Router
 from switchboard_server.core.waking import Waiter, Waking
 
+MATCH_BYTES = 250
+"""What a batch takes in memory, about, for each audience that it is offered to."""
 MAX_CHUNK_BYTES = 512 * 1024
 """A delivery takes no further batch once it holds this many bytes, far below gRPC's 4 MiB."""
 
@@ -206,7 +208,7 @@ class Tail:
     """The newest batches, up to a number of bytes, and the audiences that follow them.
 
     Args:
-        max_bytes: How much is held at most, the newest batch always.
+        max_bytes: How much memory they take at most, about; the newest batch is held always.
         last: Sequence of the last event before the tail.
 
     Attributes:
@@ -257,11 +259,11 @@ class Tail:
         for audience, runs in offers:
             audience.offer(batch, runs)
         self._batches.append((batch, [audience for audience, _ in offers]))
-        self.bytes += len(batch.frames)
+        self.bytes += _weight(batch, len(offers))
         self.last = batch.last
         while self.bytes > self._max_bytes and len(self._batches) > 1:
             old, audiences = self._batches.popleft()
-            self.bytes -= len(old.frames)
+            self.bytes -= _weight(old, len(audiences))
             self.floor = old.last
             for audience in audiences:
                 audience.evict(old)
@@ -350,6 +352,10 @@ class Tail:
             for audience in self._router.by_attributes(batch.route(index), attributes):
                 wanted.setdefault(audience, []).append(index)
         return [(audience, runs_of(sorted(indexes))) for audience, indexes in wanted.items()]
+
+
+def _weight(batch: Batch, audiences: int) -> int:
+    return batch.weight + MATCH_BYTES * audiences
 
 
 def _first(held: tuple[Batch, object]) -> int:

@@ -71,7 +71,7 @@ _GAUGES = (
         "Subscriptions that are behind the tail, or take nothing of what waits for them.",
         "slow_readers",
     ),
-    ("switchboard_tail_bytes", "Newest events held in memory.", "tail_bytes"),
+    ("switchboard_tail_bytes", "Memory that the newest events take, about.", "tail_bytes"),
     ("switchboard_pending_bytes", "Events that wait for the log.", "pending_bytes"),
     ("switchboard_idempotency_ids", "Ids remembered to find duplicates.", "remembered_ids"),
 )

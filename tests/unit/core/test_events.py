@@ -34,7 +34,7 @@ from switchboard_server.core.principal import Principal
 from switchboard_server.core.publishing import PublishLimits
 from switchboard_server.core.records import Extra, build_batches
 from switchboard_server.core.subscription import CaughtUp, Gap, Heartbeat, Started
-from switchboard_server.core.tail import Chunk
+from switchboard_server.core.tail import MATCH_BYTES, Chunk
 from tests.support.events import PlainCodec, bodies, numbered, some
 from tests.support.logs import ScriptedLog, memory_hub
 from tests.support.loop import EPOCH_NS, manual_loop, passing, turns
@@ -512,7 +512,9 @@ async def test_the_hub_counts_what_it_does() -> None:
         await passing(1)
         stats = hub.stats()
         assert (stats.trimmed, stats.log_events, stats.first_sequence) == (2, 2, 3)
-        assert stats.log_bytes == 2 * stats.tail_bytes
+        (newest,) = hub.tail.read(3, 1)
+        assert stats.log_bytes == 2 * len(newest.frames)
+        assert stats.tail_bytes == newest.weight + MATCH_BYTES
         assert await behind.next() == Gap(1, 2)
         assert hub.stats().slow_readers == 1
         item = await behind.next()

@@ -19,7 +19,7 @@ from switchboard_server.core.subscription import (
     Started,
     Subscription,
 )
-from switchboard_server.core.tail import Chunk, Tail
+from switchboard_server.core.tail import MATCH_BYTES, Chunk, Tail
 from switchboard_server.core.waking import MAX_AT_ONCE
 from tests.support.events import PlainCodec, a_route, bodies, numbered, some
 from tests.support.loop import EPOCH_NS, manual_loop, passing, turns
@@ -236,7 +236,8 @@ async def test_caught_up_comes_though_nothing_of_the_past_was_wanted() -> None:
 
 
 async def test_who_falls_behind_the_tail_reads_the_log_and_comes_back() -> None:
-    log = Log(tail_bytes=140)
+    (one,) = made(some("0" * 40), 1)
+    log = Log(tail_bytes=2 * (one.weight + MATCH_BYTES))
     subscription = log.subscribe()
     await told(subscription, 1)
     for number in range(6):

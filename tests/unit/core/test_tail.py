@@ -1,15 +1,18 @@
 """The newest batches in memory, and who is offered what of them."""
 
+import pickle
+import tracemalloc
 from collections.abc import Sequence
 from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from switchboard_server.core import tail as module
 from switchboard_server.core.filters import EVERYTHING, Filter, Route
 from switchboard_server.core.records import Batch, Drafts, Extra, build_batches
-from switchboard_server.core.tail import Audience, Tail, assemble
+from switchboard_server.core.tail import MATCH_BYTES, Audience, Tail, assemble
 from tests.support.events import PlainCodec, a_route, bodies, sequences, some
 from tests.unit.core.strategies import ATTRIBUTES, FILTERS, ROUTES, brute_force
 
@@ -87,7 +90,7 @@ def test_equal_filters_are_one_audience_until_the_last_member_leaves() -> None:
 
 def test_the_oldest_batches_leave_when_the_tail_is_full_and_the_newest_stays() -> None:
     batches = [a_batch(number, some("x" * 50)) for number in range(1, 5)]
-    size = len(batches[0].frames)
+    size = batches[0].weight + MATCH_BYTES
     tail = Tail(2 * size, 0)
     everything, orders = tail.join(EVERYTHING), tail.join(Filter(types=("none",)))
     for batch in batches[:2]:
@@ -99,13 +102,47 @@ def test_the_oldest_batches_leave_when_the_tail_is_full_and_the_newest_stays() -
     assert (orders.first, orders.floor, orders.end) == (0, 0, 0)
     large = a_batch(4, some("x" * 500))
     tail.append(large)
-    assert (tail.bytes, tail.floor, tail.last) == (len(large.frames), 3, 4)
+    assert (tail.bytes, tail.floor, tail.last) == (large.weight + MATCH_BYTES, 3, 4)
     assert offered(everything) == [4]
+
+
+_ONE = some("x" * 20)
+_MANY = some(*("x" * 20 for _ in range(50)))
+_WITH_IDS = some(*("x" * 20 for _ in range(50)), ids=[f"{number:036}" for number in range(50)])
+_WITH_ATTRIBUTES = Drafts(
+    [b"x" * 800],
+    a_route("order.created"),
+    extras={0: Extra({f"key-{number}": f"value-{number}" for number in range(64)})},
+)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "audiences"),
+    [(_ONE, 0), (_ONE, 1), (_ONE, 20), (_MANY, 1), (_WITH_IDS, 1), (_WITH_ATTRIBUTES, 1)],
+)
+def test_a_tail_takes_no_more_memory_than_it_may_whatever_it_holds(
+    drafts: Drafts, audiences: int
+) -> None:
+    limit = 1 << 20
+    tail = Tail(limit, 0)
+    for number in range(audiences):
+        tail.join(Filter(types=("order.*", f"none-{number}")))
+    tracemalloc.start()
+    try:
+        first = 1
+        while tail.floor < 100:
+            again = pickle.loads(pickle.dumps(drafts))  # noqa: S301 - one of its own for each
+            tail.append(a_batch(first, again))
+            first += len(drafts)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert limit / 3 < taken < limit * 1.3
 
 
 def test_an_audience_that_came_later_does_not_lose_its_own_when_older_batches_leave() -> None:
     first, second, third = (a_batch(number, some("x")) for number in (1, 2, 3))
-    tail = Tail(2 * len(first.frames), 0)
+    tail = Tail(2 * (first.weight + 2 * MATCH_BYTES), 0)
     early = tail.join(EVERYTHING)
     tail.append(first)
     late = tail.join(Filter(types=("*",)))
@@ -182,7 +219,7 @@ def test_members_that_run_side_by_side_share_one_chunks_bytes() -> None:
 
 def test_what_is_shared_is_let_go_with_the_batches_it_is_made_of() -> None:
     batches = [a_batch(number, some("x" * 50)) for number in (1, 2, 3)]
-    tail = Tail(2 * len(batches[0].frames), 0)
+    tail = Tail(2 * (batches[0].weight + MATCH_BYTES), 0)
     audience = tail.join(EVERYTHING)
     tail.join(EVERYTHING)
     for batch in batches[:2]:

@@ -85,8 +85,8 @@ class Fetcher:
             return
         self._kept[batch.first] = batch
         insort(self._firsts, batch.first)
-        self._size += len(batch.frames)
+        self._size += batch.weight
         while self._size > self._kept_bytes and len(self._kept) > 1:
             first, old = self._kept.popitem(last=False)
             del self._firsts[bisect_left(self._firsts, first)]
-            self._size -= len(old.frames)
+            self._size -= old.weight

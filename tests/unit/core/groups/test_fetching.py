@@ -12,7 +12,7 @@ from tests.support.logs import memory_hub
 
 async def test_events_are_found_in_the_tail_in_the_log_and_in_what_was_read_of_it() -> None:
     reads: list[ReadResult] = []
-    async with memory_hub(Limits(tail_bytes=2000)) as (hub, store):
+    async with memory_hub(Limits(tail_bytes=10_000)) as (hub, store):
         store.after["read"] = reads.append
         for number in range(40):
             await hub.publish(numbered(5, number * 5))
@@ -57,7 +57,7 @@ async def test_what_is_not_retained_is_not_found() -> None:
 
 
 async def test_what_leaves_the_tail_while_the_log_is_read_is_found_all_the_same() -> None:
-    async with memory_hub(Limits(tail_bytes=2000)) as (hub, _):
+    async with memory_hub(Limits(tail_bytes=10_000)) as (hub, _):
         for number in range(40):
             await hub.publish(numbered(5, number * 5))
         floor = hub.tail.floor
