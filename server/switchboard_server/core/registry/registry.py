@@ -263,8 +263,10 @@ class Registry(ABC):
             InvalidArgumentError: The wish is not allowed.
             PermissionDeniedError: The caller may not see the service.
             NotFoundError: The service has no instance.
-            UnavailableError: None of them serves and matches.
+            UnavailableError: None of them serves and matches, or it is not known yet who is
+                registered.
         """
+        self.admit_readers()
         principal.require("services.view", wish.service)
         return self._discovery.discover(wish)
 
@@ -284,7 +286,9 @@ class Registry(ABC):
         Raises:
             InvalidArgumentError: The page size or the token is not allowed.
             PermissionDeniedError: The caller may see none.
+            UnavailableError: It is not known yet who is registered.
         """
+        self.admit_readers()
         principal.require("services.view")
         return list_services(self._roster, query, principal.scopes["services.view"], measure)
 
@@ -338,8 +342,9 @@ class Registry(ABC):
             InvalidArgumentError: A pattern or the heartbeat is not allowed.
             PermissionDeniedError: The caller may not see a service.
             ResourceExhaustedError: There are as many watchers as there may be.
-            UnavailableError: The hub shuts down.
+            UnavailableError: The hub shuts down, or it is not known yet who is registered.
         """
+        self.admit_readers()
         check_heartbeat(heartbeat)
         check_patterns(patterns)
         if patterns or principal.scoped("services.view"):

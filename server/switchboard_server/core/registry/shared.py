@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from switchboard_server.core.clock import SECOND_NS, Clock, wall_clock
 from switchboard_server.core.errors import UnavailableError
-from switchboard_server.core.heartbeats import DEFAULT_HEARTBEAT
 from switchboard_server.core.principal import ANONYMOUS, Principal
 from switchboard_server.core.registry.announcing import Announcer, Publish
-from switchboard_server.core.registry.discovery import Discovered, Selection
 from switchboard_server.core.registry.entries import Entry, Verdict
 from switchboard_server.core.registry.holding import Holds, SharedLease
 from switchboard_server.core.registry.inspecting import Inspector
@@ -22,7 +20,6 @@ from switchboard_server.core.registry.model import (
     Registration,
     Status,
 )
-from switchboard_server.core.registry.overview import ServicesPage, ServicesQuery
 from switchboard_server.core.registry.ownership import in_charge
 from switchboard_server.core.registry.ports import Prober
 from switchboard_server.core.registry.reaching import Reaching
@@ -43,7 +40,6 @@ from switchboard_server.core.registry.sharing import (
 )
 from switchboard_server.core.registry.targets import target_of
 from switchboard_server.core.registry.validation import normalise
-from switchboard_server.core.registry.watching import Watcher
 
 ANNOUNCING = "announcements of the registry"
 """What the node is in charge of that publishes changes as events."""
@@ -187,40 +183,6 @@ class SharedRegistry(Registry):
                 "this hub does not know the registry yet; "
                 f"{self.outage or 'try again in a moment'}",
             )
-
-    def discover(self, wish: Selection, principal: Principal = ANONYMOUS) -> Discovered:
-        """See `Registry.discover`."""
-        self.admit_readers()
-        return super().discover(wish, principal)
-
-    def list_services(
-        self,
-        query: ServicesQuery,
-        measure: Callable[[Entry], int],
-        principal: Principal = ANONYMOUS,
-    ) -> ServicesPage:
-        """See `Registry.list_services`."""
-        self.admit_readers()
-        return super().list_services(query, measure, principal)
-
-    def watch(
-        self,
-        patterns: Sequence[str],
-        *,
-        after: int = 0,
-        all_statuses: bool = False,
-        heartbeat: float = DEFAULT_HEARTBEAT,
-        principal: Principal = ANONYMOUS,
-    ) -> Watcher:
-        """See `Registry.watch`."""
-        self.admit_readers()
-        return super().watch(
-            patterns,
-            after=after,
-            all_statuses=all_statuses,
-            heartbeat=heartbeat,
-            principal=principal,
-        )
 
     # --- what the store tells; see `SharedHandler` -----------------------------------------------
 
