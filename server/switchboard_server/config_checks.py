@@ -118,19 +118,18 @@ def _check_cluster(settings: Settings) -> Iterator[Finding]:
     if settings.storage.backend != "cluster":
         return
     cluster = settings.cluster
-    for name, url, example, driver in (
-        ("RABBITMQ_URL", cluster.rabbitmq_url, "amqp://guest:guest@localhost:5672/", "aio_pika"),
-        ("REDIS_URL", cluster.redis_url, "redis://localhost:6379/0", "redis"),
+    for name, url, example in (
+        ("RABBITMQ_URL", cluster.rabbitmq_url, "amqp://guest:guest@localhost:5672/"),
+        ("REDIS_URL", cluster.redis_url, "redis://localhost:6379/0"),
     ):
         if url is None:
             yield name, f"is needed with SWITCHBOARD_BACKEND=cluster, such as {example}"
-        if importlib.util.find_spec(driver) is None:
-            yield (
-                "SWITCHBOARD_BACKEND",
-                "needs the extras rabbitmq and redis: "
-                "pip install 'switchboard-mesh[server,rabbitmq,redis]'",
-            )
-            return
+    if any(importlib.util.find_spec(driver) is None for driver in ("aio_pika", "redis")):
+        yield (
+            "SWITCHBOARD_BACKEND",
+            "needs the extras rabbitmq and redis: "
+            "pip install 'switchboard-mesh[server,rabbitmq,redis]'",
+        )
 
 
 def _check_outbox(settings: Settings) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """The settings: what is read, and what is said about what cannot be."""
 
+import importlib.util
 import os
 import re
 import time
@@ -221,6 +222,15 @@ def test_a_cluster_needs_to_know_where_its_servers_are() -> None:
         "is needed with SWITCHBOARD_BACKEND=cluster, such as amqp://guest:guest@localhost:5672/"
     )
     assert "redis://localhost:6379/0" in found["REDIS_URL"].text
+
+
+def test_a_cluster_without_its_drivers_is_told_what_else_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    found = problems({"SWITCHBOARD_BACKEND": "cluster"})
+    assert set(found) == {"SWITCHBOARD_BACKEND", "RABBITMQ_URL", "REDIS_URL"}
+    assert "switchboard-mesh[server,rabbitmq,redis]" in found["SWITCHBOARD_BACKEND"].text
 
 
 def test_a_cluster_takes_several_addresses_of_each_server() -> None:
