@@ -1,12 +1,14 @@
-"""A hub for the tests of a module, and a connection to it for each test."""
+"""Hubs for the tests of a module, and connections to them for each test."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from itertools import count
 
 import pytest
 
 from tests.integration.client import Client
 from tests.integration.hubs import MEMORY, connect, running
+from tests.support.brokers import RedisServer
 from tests.support.hub import HubProcess
 
 _numbers = count(1)
@@ -24,6 +26,24 @@ async def client(hub: HubProcess) -> AsyncIterator[Client]:
     """A client of the shared hub."""
     async with connect(hub) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of the module's own, which its tests may kill."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as made:
+        yield made
+
+
+@pytest.fixture
+async def clients(hubs: list[HubProcess]) -> AsyncIterator[list[Client]]:
+    """A client of each of a module's hubs that runs."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(connect(hub))
+            for hub in hubs
+            if hub.process.poll() is None
+        ]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Groups and calls of a cluster over gRPC: any hub serves them, and none is lost with one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -29,13 +29,6 @@ def hubs(
         yield [
             stack.enter_context(running(tmp_path_factory.mktemp("hub"), settings)) for _ in range(2)
         ]
-
-
-@pytest.fixture
-async def clients(hubs: list[HubProcess]) -> AsyncIterator[list[Client]]:
-    """A client of each."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(connect(hub)) for hub in hubs]
 
 
 async def test_members_of_two_hubs_share_a_group_and_settle_through_either(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -15,7 +15,7 @@ from switchboard.v1.connect_pb2 import RoomJoin
 from switchboard.v1.realtime_pb2 import RoomPosition
 from tests.integration.bridge import BridgeClient
 from tests.integration.client import Client, an_event, failing
-from tests.integration.hubs import cluster_settings, connect, running
+from tests.integration.hubs import cluster_settings, running
 from tests.integration.realtime_client import Realtime
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.hub import HubProcess
@@ -25,28 +25,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that these tests may kill."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def hubs(
-    rabbit: RabbitServer, server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    rabbit: RabbitServer, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[HubProcess]]:
     """Two hubs."""
-    settings = {**cluster_settings(rabbit, server), "SWITCHBOARD_ROOM_HISTORY": "chat-*=50/5m"}
+    settings = {**cluster_settings(rabbit, own_redis), "SWITCHBOARD_ROOM_HISTORY": "chat-*=50/5m"}
     with ExitStack() as stack:
         folder: Path = tmp_path_factory.mktemp("hubs")
         yield [stack.enter_context(running(folder / str(number), settings)) for number in range(2)]
-
-
-@pytest.fixture
-async def clients(hubs: list[HubProcess]) -> AsyncIterator[list[Client]]:
-    """One for each hub."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(connect(hub)) for hub in hubs]
 
 
 @asynccontextmanager
@@ -107,13 +93,13 @@ def _first(sent: api.BroadcastResponse) -> RoomPosition:
 
 
 async def test_without_redis_events_go_on_and_realtime_says_what_it_cannot(
-    hubs: list[HubProcess], clients: list[Client], server: RedisServer
+    hubs: list[HubProcess], clients: list[Client], own_redis: RedisServer
 ) -> None:
     one, two = map(Realtime, clients)
     async with one.connect("near", "hall") as near, browser(hubs[1], "far") as far:
         await far.done("join", {"room": "hall"})
         await far.done("join", {"room": "chat-2"})
-        server.kill()
+        own_redis.kill()
         for client in clients:
             await until_health(client, "switchboard.v1.RealtimeService", NOT_SERVING)
         assert (await one.send("alone", rooms=["hall"])).connections == 1
@@ -127,7 +113,7 @@ async def test_without_redis_events_go_on_and_realtime_says_what_it_cannot(
         assert failure.reason == "REALTIME_UNAVAILABLE"
         await until_health(clients[0], "switchboard.v1.EventService", SERVING)
         assert (await clients[0].publish(an_event())).sequence
-        server.start()
+        own_redis.start()
         for client in clients:
             await until_health(client, "switchboard.v1.RealtimeService", SERVING)
         # What it missed of the room that keeps a history nobody can tell.

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from switchboard.v1.registry_service_pb2 import KeepAliveRequest
 from tests.integration.client import Client, failing
-from tests.integration.hubs import cluster_settings, connect, running
+from tests.integration.hubs import cluster_settings, running
 from tests.integration.registry_client import RegistryClient, an_instance, answered
 from tests.integration.xds import CALLS, XDS, Caller, answering
 from tests.support.brokers import RabbitServer, RedisServer
@@ -24,32 +24,14 @@ NODE_LEASE = 5.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that these tests may kill."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def hubs(
-    rabbit: RabbitServer, server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    rabbit: RabbitServer, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[HubProcess]]:
     """Three hubs."""
-    settings = {**cluster_settings(rabbit, server), **XDS}
+    settings = {**cluster_settings(rabbit, own_redis), **XDS}
     with ExitStack() as stack:
         folder: Path = tmp_path_factory.mktemp("hubs")
         yield [stack.enter_context(running(folder / str(number), settings)) for number in range(3)]
-
-
-@pytest.fixture
-async def clients(hubs: list[HubProcess]) -> AsyncIterator[list[Client]]:
-    """One for each hub that runs."""
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(connect(hub))
-            for hub in hubs
-            if hub.process.poll() is None
-        ]
 
 
 async def seen(clients: list[Client], service: str, *ids: str) -> None:
@@ -112,14 +94,14 @@ async def test_what_one_hub_is_told_all_answer(
 
 
 async def test_without_redis_discovery_goes_on_and_registering_says_why_not(
-    server: RedisServer, hubs: list[HubProcess], clients: list[Client]
+    own_redis: RedisServer, hubs: list[HubProcess], clients: list[Client]
 ) -> None:
     a, b, c = map(RegistryClient, clients)
     await a.register(an_instance("steady", 1))
     await a.register(an_instance("steady", 2, lease_ttl={"seconds": 2}))
     held = await b.kept("steady", "i2")
     await seen(clients, "steady", "i1", "i2")
-    server.kill()
+    own_redis.kill()
     failure = await failing(refused(a))
     assert (failure.code, failure.reason) == (
         grpc.StatusCode.UNAVAILABLE,
@@ -135,7 +117,7 @@ async def test_without_redis_discovery_goes_on_and_registering_says_why_not(
         health = health_pb2_grpc.HealthStub(client.channel)
         asked = health_pb2.HealthCheckRequest(service="switchboard.v1.RegistryService")
         assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
-    server.restart(empty=True)
+    own_redis.restart(empty=True)
     await accepted(a)
     await seen(clients, "steady", "i1", "i2", "i3")
     await held.write(KeepAliveRequest())

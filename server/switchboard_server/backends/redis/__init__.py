@@ -1,8 +1,8 @@
 """What the nodes of a cluster know together, in Redis.
 
 A `link` is the supervised way to one server of several; it opens one `session` after the other,
-each of two connections, and `addresses` says where. `scripts` are what a server does as a whole.
-Only modules of this package import redis.
+each of two connections, and `addresses` says where. `scripts` are what a server does as a
+whole, in Lua (`lua/`). Only modules of this package import redis.
 
 For realtime, `neighbours` is the whole: it keeps what Redis knows of this node's connections as it
 is (`membership`), takes messages as they arrive (`lines`, `frames`), asks other nodes (`elsewhere`)
