@@ -1,5 +1,6 @@
 """The command line."""
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,6 +58,19 @@ def test_help_lists_every_setting_and_needs_no_valid_ones() -> None:
     for row in setting_rows():
         assert row.name in result.stdout.split()
         assert row.section in result.stdout
+
+
+def test_without_what_the_extra_brings_the_hub_names_the_extra() -> None:
+    hidden = "import runpy, sys; sys.modules['click'] = None; "
+    run_it = "runpy.run_module('switchboard_server', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + run_it], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "switchboard: the hub needs click, which its extra brings: "
+        "pip install 'switchboard-mesh[server]'\n"
+    )
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
