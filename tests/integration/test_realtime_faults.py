@@ -303,6 +303,24 @@ async def test_a_node_that_was_taken_for_dead_says_again_what_it_has(server: Red
         await ann.until_heard("x")
 
 
+async def test_a_node_that_comes_back_while_it_is_being_forgotten_says_again_what_it_has(
+    server: RedisServer,
+) -> None:
+    async with nodes([server.url]) as made:
+        one, two = made
+        # More than are forgotten at once.
+        for number in range(150):
+            await one.connect(f"client-{number}", "", "hall")
+        membership = two.hub._neighbours._membership  # type: ignore[attr-defined]
+        node = one.hub._neighbours.node  # type: ignore[attr-defined]
+        await asyncio.gather(
+            two.link.call("ZADD", two.link.key("rt", "nodes"), 1, node),
+            membership._renewed(4500),
+        )
+        await eventually(lambda: _swept(one))
+        assert len((await agreed(made, "hall"))["members of hall"]) == 150  # type: ignore[arg-type]
+
+
 async def _swept(node: Node) -> bool:
     stats = node.hub.stats().neighbours
     return stats is not None and stats.swept == 1

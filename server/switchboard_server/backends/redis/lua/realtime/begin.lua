@@ -7,7 +7,7 @@
 local lease, life, at = tonumber(ARGV[4]), ARGV[5], now()
 if LIFE ~= life then
   -- Who was known before may be alive, and has to have the time to say so.
-  for _, node in ipairs(call('ZRANGE', B .. 'nodes', 0, -1)) do
+  for _, node in ipairs(call('ZRANGEBYSCORE', B .. 'nodes', '(0', '+inf')) do
     call('ZADD', B .. 'nodes', digits(at + lease), node)
   end
   call('SET', B .. 'life', life)

@@ -6,7 +6,8 @@
 --
 -- life            the life of the data that the rest was written in
 -- seq             grows with every message and every change of a room
--- nodes           sorted set: the nodes, by the time in ms up to which each is taken to be alive
+-- nodes           sorted set: the nodes, by the time in ms up to which each is taken to be alive;
+--                 by 0 one that was taken for dead, and of which not all is forgotten yet
 -- node:N          set: the connections of a node
 -- conns, conns:T  sorted set: the names of all connections, in order; those of a transport
 -- c:ID            hash: a connection: n its node, k its token, u its user, t its transport, p its
@@ -24,7 +25,7 @@
 -- sizes, bytes    sorted set: bytes of each history; bytes of all
 --
 -- A message in a history is "EXPIRES SEQ", its head and its content, on a line each. A node writes
--- only while it is among `nodes`. Once it was taken for dead, every script of its own fails with
+-- only while it is among `nodes`, and not by 0. Once it was taken for dead, every script of its own fails with
 -- SWEPT, so that nothing of it is left behind.
 
 local B, NODE, CLOCK, CHANNEL = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
