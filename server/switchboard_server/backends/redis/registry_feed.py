@@ -71,9 +71,12 @@ class Feed:
             self._waiting.append(message)
 
     def hold(self) -> None:
-        """Lets messages wait, because something before them is missing."""
-        if self._waiting is None:
-            self._waiting = []
+        """Lets messages wait from now on, because something before them is missing.
+
+        Those that came before are told by what the registry is asked for after that. They may be of
+        a registry that is lost, whose stamps say nothing about those of the next.
+        """
+        self._waiting = []
 
     def resume(self, stamp: int) -> None:
         """Goes on with the messages that wait.
