@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,32 @@ async def test_a_problem_is_told_once_and_its_end_is_found_without_a_publish(
     await held.listener.until(lambda told: told.problems == ["the disk is full", None])
     assert (await held.append("a")).first == 1
     assert held.listener.problems == ["the disk is full", None]
+
+
+async def test_a_disk_that_hangs_is_told_and_given_nothing_further(held: OpenLog) -> None:
+    if not held.store.blocks:
+        pytest.skip("what is in memory does not hang")
+    await held.append("a")
+    answers = threading.Event()
+    held.store.before["commit"] = answers.wait
+    lane = Lane()
+    hangs = held.log.append(some("b"))
+    manual_loop().advance(1)  # The log looks after its disk.
+    await turns(5)
+    manual_loop().advance(log_module.STALL_SECONDS)
+    await turns(5)
+    problem = "the disk of the log has not answered for 5 seconds"
+    assert held.listener.problems == [problem]
+    with pytest.raises(UnavailableError, match=f"{problem}; nothing was stored"):
+        await held.log.append(some("c"), lane)
+    assert lane.error is not None
+    assert held_bodies(await held.batches()) == ["a"]
+    assert not hangs.done()
+    answers.set()
+    assert (await hangs).first == 2
+    assert held.listener.problems == [problem, None]
+    assert (await held.append("d")).first == 3
+    assert held_bodies(await held.batches()) == ["a", "b", "d"]
 
 
 async def test_reading_goes_on_while_the_log_takes_nothing(held: OpenLog) -> None:

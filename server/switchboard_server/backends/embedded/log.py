@@ -51,6 +51,8 @@ MAX_RELEASED = 1000
 """Most scheduled events that enter the log in one transaction."""
 PROBE_SECONDS = 1.0
 """How often a log that cannot be written to is tried again."""
+STALL_SECONDS = 5.0
+"""A disk that does not answer for so long is said to hang, and given nothing further."""
 READERS = 2
 """Threads that read the log for subscribers who are behind."""
 
@@ -89,6 +91,7 @@ class EmbeddedLog:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._stalled = False
         self._log_id = ""
         self._window = Window(1, 0)
         self._problem: str | None = None
@@ -195,8 +198,13 @@ class EmbeddedLog:
         return self._wait(Waiting(future, drafts, scheduled, released, lane=lane))
 
     def _wait(self, waiting: Waiting) -> asyncio.Future[Any]:
+        refusal: UnavailableError | None = None
         if self._closed:
-            waiting.future.set_exception(shutting_down())
+            refusal = shutting_down()
+        elif self._stalled:
+            refusal = UnavailableError("LOG_UNAVAILABLE", f"{self._problem}; nothing was stored")
+        if refusal is not None:
+            fail([waiting], refusal)
             return waiting.future
         self.pending_bytes += waiting.size
         self._waiting.append(waiting)
@@ -308,6 +316,8 @@ class EmbeddedLog:
 
     def _report(self, problem: str | None) -> None:
         """Tells the listener when the log stops or begins to take events."""
+        if problem is None:
+            self._stalled = False
         if (problem is None) != (self._problem is None):
             if problem is None:
                 _logger.info("the log takes events again")
@@ -376,20 +386,33 @@ class EmbeddedLog:
         while True:
             await asyncio.sleep(self._trim_interval)
             try:
-                await self._writer.call(self.store.check)
+                await self._ask(self.store.check)
             except StoreError as error:
                 self._report(str(error))
                 continue
             try:
                 trim = partial(self.store.trim, self._clock())
-                while (window := await self._writer.call(trim)) is not None:
+                while (window := await self._ask(trim)) is not None:
                     self._window = Window(window.first, self._window.last)
-                self.size = await self._writer.call(self.store.size)
+                self.size = await self._ask(self.store.size)
                 failing = False
             except StoreError as error:
                 if not failing:
                     _logger.warning("what need not be retained cannot be removed: %s", error)
                 failing = True
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        """Does something where the store's writing is done, and notices where that hangs.
+
+        A disk that hangs (a volume that is cut off, a file system that is frozen) fails nothing:
+        whatever comes to it waits.
+        """
+        done = self._writer.call(work)
+        await asyncio.wait([done], timeout=STALL_SECONDS)
+        if not done.done():
+            self._report(f"the disk of the log has not answered for {STALL_SECONDS:g} seconds")
+            self._stalled = True
+        return await done
 
     async def exclusively(self, work: Callable[[], T]) -> T:
         """Does something with the store where its writing is done.
