@@ -128,9 +128,9 @@
  * Why a connection ended.
  *
  * @typedef {object} CloseReason
- * @property {number} code Code of the WebSocket's close frame; 1006 where there was none.
+ * @property {number} code Code of the WebSocket's close frame; 1006 where there was none, and the hub had not said why it ends.
  * @property {CloseName} reason Its name, for programs.
- * @property {string} message What was said beside it, for people; may be empty.
+ * @property {string} message What was said beside it, for people: the text of the hub's error, where the connection ended with one; may be empty.
  * @property {boolean} reconnect Whether to come back is allowed.
  */
 
@@ -191,7 +191,8 @@
  * @property {CloseReason & { willReconnect: boolean, delayMs: number }} close A connection ended or an attempt failed; the next one comes after `delayMs`.
  * @property {Message} message A message, each once.
  * @property {{ count: number }} dropped Messages are missing because the page read too slowly.
- * @property {SwitchboardError} error What no call was answered with: the hub's word about a frame without id, a token that could not be had.
+ * @property {SwitchboardError} error What no call was answered with and no connection ends with: the hub's word about a frame without id, a token
+ *   that could not be had for the live connection. What ends a connection, or an attempt, is told by `close` alone.
  * @property {{ seconds: number }} tokenexpiring The token in use expires. Listen where `token` is no function, and call `refresh`.
  */
 
@@ -1156,6 +1157,12 @@ export class Switchboard extends TypedTarget {
   #maxFrameBytes = Infinity;
   #pace = new Pace(0);
   #draining = false;
+  /**
+   * Why the hub is about to end the connection, as it said before doing so.
+   *
+   * @type {CloseReason | null}
+   */
+  #farewell = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #pacing;
   #lastId = 0;
@@ -1470,7 +1477,7 @@ export class Switchboard extends TypedTarget {
     try {
       token = await within(this.#askToken("connect"), this.#options.openTimeoutMs, "the token");
     } catch (error) {
-      if (turn === this.#turn) this.#ended(localClose("TOKEN_UNAVAILABLE", String(error)));
+      if (turn === this.#turn) this.#ended(localClose("TOKEN_UNAVAILABLE", /** @type {Error} */ (error).message));
       return;
     }
     // Meanwhile it may have been closed, or even connected anew.
@@ -1481,7 +1488,7 @@ export class Switchboard extends TypedTarget {
         socket,
         this.#options.openTimeoutMs,
         (text) => this.#receive(text),
-        (close) => this.#ended(close),
+        (close) => this.#ended(this.#said(close)),
       );
     } catch (error) {
       this.#ended(localClose("NOT_POSSIBLE", String(error), false));
@@ -1503,9 +1510,7 @@ export class Switchboard extends TypedTarget {
     try {
       return typeof this.#token === "function" ? await this.#token({ reason }) : this.#token;
     } catch (cause) {
-      const error = new SwitchboardError({ code: "UNAUTHENTICATED", reason: "TOKEN_UNAVAILABLE", message: String(cause), cause });
-      this.#emit("error", error);
-      throw error;
+      throw new SwitchboardError({ code: "UNAUTHENTICATED", reason: "TOKEN_UNAVAILABLE", message: String(cause), cause });
     }
   }
 
@@ -1534,6 +1539,16 @@ export class Switchboard extends TypedTarget {
   }
 
   /**
+   * An end as the hub explained it, where it did: a close frame has room for little, and may be lost with the link.
+   *
+   * @param {CloseReason} close
+   * @returns {CloseReason}
+   */
+  #said(close) {
+    return close.reason === "CLOSED" ? close : (this.#farewell ?? close);
+  }
+
+  /**
    * A connection ended, or an attempt to make one failed.
    *
    * @param {CloseReason} close
@@ -1543,6 +1558,7 @@ export class Switchboard extends TypedTarget {
     clearTimeout(this.#retry);
     clearTimeout(this.#pacing);
     this.#link = null;
+    this.#farewell = null;
     if (this.#state === "open" && performance.now() - this.#openedAt >= this.#options.stableMs) this.#attempt = 0;
     this.#state = close.reconnect ? "waiting" : "closed";
     const code = REFUSALS[close.reason] ?? "UNAVAILABLE";
@@ -1634,13 +1650,14 @@ export class Switchboard extends TypedTarget {
   /** @param {any} frame */
   #error(frame) {
     const error = new SwitchboardError(frame);
+    if (frame.close) this.#farewell = closeReason(frame.close, error.message);
     const call = this.#take(frame.id);
     if (call?.repeatable && error.reason === "SHUTTING_DOWN" && this.#options.offline === "wait") {
       // The hub is about to close the connection, and does what is asked on the next one.
       this.#draining = true;
       this.#waiting.push(call);
     } else if (call) call.fail(error);
-    else if (frame.id === undefined) this.#emit("error", error);
+    else if (frame.id === undefined && !frame.close) this.#emit("error", error);
   }
 
   /** @param {Message} message */
@@ -1677,7 +1694,8 @@ export class Switchboard extends TypedTarget {
       if (token && this.#state === "open") await this.refresh(token);
     } catch (error) {
       // Not the end yet: the hub closes with TOKEN_EXPIRED, and the next connection asks again.
-      if (error instanceof SwitchboardError && error.reason !== "TOKEN_UNAVAILABLE") this.#emit("error", error);
+      // The end, where it came meanwhile, is told already.
+      if (error instanceof SwitchboardError && !error.close) this.#emit("error", error);
     }
   }
 

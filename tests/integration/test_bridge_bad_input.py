@@ -85,6 +85,9 @@ async def test_ten_messages_that_are_no_frames_end_the_connection(hub: Running) 
     async with hub.member() as client:
         for number in range(10):
             await client.raw("hello" if number % 2 else b"\x00")
+        # The last one says that it is the last.
+        told = [(await client.until_type("error")).get("close") for _ in range(10)]
+        assert told == [None] * 9 + [4504]
         assert await client.closed() == (4504, "MALFORMED_FRAME")
     assert hub.metrics.errors == {"MALFORMED_REQUEST": 10}
 

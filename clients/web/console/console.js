@@ -132,10 +132,7 @@ async function begin() {
     panels.refresh();
   }, { signal: end.signal });
   hub.addEventListener("close", ({ detail }) => ended(detail), { signal: end.signal });
-  hub.addEventListener("error", ({ detail }) => {
-    // The header tells of that, and for as long as it lasts.
-    if (detail.reason !== "SHUTTING_DOWN") report("The hub says", detail);
-  }, { signal: end.signal });
+  hub.addEventListener("error", ({ detail }) => report("The hub says", detail), { signal: end.signal });
   hub.addEventListener("dropped", ({ detail }) => report("This page reads too slowly", `${counted(detail.count, "message")} dropped`), { signal: end.signal });
   hub.addEventListener("tokenexpiring", () => askForToken("The token expires within a minute."), { signal: end.signal });
   try {

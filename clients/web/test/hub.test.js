@@ -235,7 +235,7 @@ describe("a hub that is killed under load and started again", { timeout: 120_000
         const subscription = subscriber.subscription({ filter: { types: ["load"] } });
         const delivered = Gathered.of(subscription, "delivery");
         await subscription.start();
-        const opens = Gathered.of(subscriber, "open");
+        const [opens, closes, errors] = ["open", "close", "error"].map((type) => Gathered.of(subscriber, type));
         const publishing = (async () => {
           for (let number = 0; number < 300; number++) {
             // With an id it is sent again when its answer was lost, and stored once.
@@ -251,6 +251,9 @@ describe("a hub that is killed under load and started again", { timeout: 120_000
         await delivered.until(300);
         assert.deepEqual(numbers(delivered), Array.from({ length: 300 }, (_, number) => number));
         assert.equal(opens.length, 2);
+        const told = signal === "SIGTERM" ? "SHUTTING_DOWN: the hub shuts down; connect again in a moment" : "CONNECTION_LOST: ";
+        assert.equal(`${closes[0].reason}: ${closes[0].message}`, told);
+        assert.deepEqual([...errors], []);
       } finally {
         await hub.remove();
       }

@@ -106,6 +106,33 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
       });
     }
 
+    test("the error that a connection ends with is told by close, with its text, and one that ends nothing by error", async () => {
+      const { client: mine, link } = await connected();
+      const told = [];
+      for (const type of ["error", "close"]) mine.addEventListener(type, ({ detail }) => told.push([type, detail.code, detail.reason, detail.message]));
+      link.send({ type: "error", code: "INVALID_ARGUMENT", reason: "MALFORMED_REQUEST", message: "no frame" });
+      link.send({ type: "error", close: 4000, code: "UNAVAILABLE", reason: "SHUTTING_DOWN", message: "the hub stops" });
+      link.socket.close(4000, "SHUTTING_DOWN");
+      // Where the close frame is lost, the policy is known all the same.
+      const second = await hub.open();
+      await next(mine, "open");
+      second.send({ type: "error", close: 4503, code: "PERMISSION_DENIED", reason: "PERMISSION_DENIED", message: "not you" });
+      second.socket.terminate();
+      await next(mine, "close");
+      assert.deepEqual(told, [
+        ["error", "INVALID_ARGUMENT", "MALFORMED_REQUEST", "no frame"],
+        ["close", 4000, "SHUTTING_DOWN", "the hub stops"],
+        ["close", 4503, "PERMISSION_DENIED", "not you"],
+      ]);
+      assert.equal(mine.state, "closed");
+      // It says nothing of the connections after it.
+      mine.connect();
+      const third = await hub.open();
+      await next(mine, "open");
+      third.socket.close(4001);
+      assert.equal((await next(mine, "close")).reason, "SLOW_CONSUMER");
+    });
+
     test("connect fails where the hub refuses for good, and may be called again", async () => {
       const mine = client({ token: "wrong" });
       const connecting = mine.connect();
@@ -310,11 +337,26 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
           return "token";
         },
       });
-      const errors = Gathered.of(mine, "error");
+      const [closes, errors] = ["close", "error"].map((type) => Gathered.of(mine, type));
       const connecting = mine.connect();
       assert.deepEqual((await hub.open()).offered, ["bearer", "token"]);
       await connecting;
-      assert.deepEqual(errors.map((error) => [error.reason, error.message]), Array(2).fill(["TOKEN_UNAVAILABLE", "Error: the issuer is away"]));
+      assert.deepEqual(closes.map((close) => [close.reason, close.message]), Array(2).fill(["TOKEN_UNAVAILABLE", "Error: the issuer is away"]));
+      assert.deepEqual([...errors], []);
+    });
+
+    test("a token that cannot be had for the live connection is told by error", async () => {
+      const { client: mine, link } = await connected({
+        token: ({ reason }) => {
+          if (reason === "expiring") throw new Error("the issuer is away");
+          return "token";
+        },
+      });
+      const error = next(mine, "error");
+      link.send({ type: "system", data: { event: "token_expiring", seconds: 60 } });
+      const { reason, message } = await error;
+      assert.deepEqual([reason, message], ["TOKEN_UNAVAILABLE", "Error: the issuer is away"]);
+      assert.equal(mine.state, "open");
     });
 
     test("a token given as text is replaced by refresh", async () => {

@@ -106,17 +106,22 @@ def ack(identity: FrameId, data: dict[str, Any]) -> bytes:
     return encode({"type": "ack", "id": identity, "data": data})
 
 
-def error(code: str, problem: SwitchboardError, identity: FrameId = None) -> bytes:
-    """The answer to a frame that was not obeyed.
+def error(
+    code: str, problem: SwitchboardError, identity: FrameId = None, close: int | None = None
+) -> bytes:
+    """The answer to a frame that was not obeyed, or why the connection ends.
 
     Args:
         code: Name of the gRPC status.
         problem: Why.
         identity: What the frame was called; None: it had no name.
+        close: Close code of the connection, which ends with it; None: it goes on.
     """
     content: dict[str, Any] = {"type": "error"}
     if identity is not None:
         content["id"] = identity
+    if close is not None:
+        content["close"] = close
     return encode(content | error_fields(code, problem))
 
 

@@ -278,7 +278,7 @@ class Session:
         """Ends the connection because of an error, which the client is told."""
         code, reason = closing(error)
         if error.reason != "CONNECTION_CLOSED":
-            self.write(frames.error(code_of(error), error))
+            self.write(frames.error(code_of(error), error, close=code))
         self._close(code, reason)
 
     def _close(self, code: int, reason: str) -> None:
@@ -297,9 +297,8 @@ class Session:
             return
         if isinstance(frame, BadFrame):
             self._services.metrics.frames_in[""] += 1
-            self._fail(frame.error, frame.id)
-            if not frame.is_object:
-                self._count_malformed(frame.error, now)
+            ends = not frame.is_object and self._too_many_malformed(now)
+            self._fail(frame.error, frame.id, ends=ends)
             return
         command = COMMANDS.get(frame.type, MESSAGE)
         self._services.metrics.frames_in[command.name] += 1
@@ -343,22 +342,24 @@ class Session:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    def _fail(self, error: SwitchboardError, identity: frames.FrameId) -> None:
+    def _fail(
+        self, error: SwitchboardError, identity: frames.FrameId, *, ends: bool = False
+    ) -> None:
+        """Tells an error, and ends the connection with it where it is to end."""
         self._services.metrics.errors[error.reason] += 1
-        self.write(frames.error(code_of(error), error, identity))
+        code, reason = closing(error)
+        self.write(frames.error(code_of(error), error, identity, code if ends else None))
+        if ends:
+            self._close(code, reason)
 
     def _refuse_rate(self, identity: frames.FrameId) -> None:
         """Refuses a frame; ends the connection of a client that does not slow down for a second."""
-        error = self._too_fast("frames")
-        self._fail(error, identity)
-        if self._bucket.refused >= self._services.limits.frames_per_second:
-            self._close(*closing(error))
+        ends = self._bucket.refused >= self._services.limits.frames_per_second
+        self._fail(self._too_fast("frames"), identity, ends=ends)
 
     def _flooded(self) -> None:
         """Ends the connection of a client that sends nothing but pings and pongs."""
-        error = self._too_fast("pings and pongs")
-        self._fail(error, None)
-        self._close(*closing(error))
+        self._fail(self._too_fast("pings and pongs"), None, ends=True)
 
     def _too_fast(self, what: str) -> ResourceExhaustedError:
         limit = self._services.limits.frames_per_second
@@ -368,11 +369,11 @@ class Session:
             metadata={"limit": str(limit), "retry_after_ms": str(-(-1000 // limit))},
         )
 
-    def _count_malformed(self, error: SwitchboardError, now: float) -> None:
+    def _too_many_malformed(self, now: float) -> bool:
+        """Takes note of a message that is no frame, and says whether there were too many."""
         self._bad_times = [each for each in self._bad_times if each > now - MALFORMED_SECONDS]
         self._bad_times.append(now)
-        if len(self._bad_times) >= MALFORMED_LIMIT:
-            self._close(*closing(error))
+        return len(self._bad_times) >= MALFORMED_LIMIT
 
     # --- what it is sent ----------------------------------------------------------------------
 
