@@ -110,8 +110,9 @@ class Hub:
                 None if tls is None else tls.credentials,
             )
             stack.push_async_callback(self._drain)
-            follower = asyncio.create_task(self._grpc.follow_availability())
-            stack.callback(follower.cancel)
+            for follow in (self._grpc.follow_availability, *([tls.follow] if tls else ())):
+                follower = asyncio.create_task(follow())
+                stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
             encrypted = tls is not None

@@ -90,7 +90,8 @@ class TlsSettings(Section):
     title = "TLS"
 
     cert_file: Path | None = Field(default=None, alias="SWITCHBOARD_TLS_CERT_FILE")
-    """PEM file with the server's certificate and those of its issuers. Not set: no encryption."""
+    """PEM file with the server's certificate and those of its issuers. Not set: no encryption. The
+    hub notices within 10 seconds when this file or one of its companions is replaced."""
 
     key_file: Path | None = Field(default=None, alias="SWITCHBOARD_TLS_KEY_FILE")
     """PEM file with the unencrypted private key of the certificate."""
@@ -111,9 +112,9 @@ class TlsSettings(Section):
         if self.cert_file is None or self.key_file is None:
             return None
         # Imported where it is needed: gRPC takes a while to load, and --help has no use for it.
-        from switchboard_server.security.tls import load_tls  # noqa: PLC0415
+        from switchboard_server.security.tls import Tls, TlsFiles  # noqa: PLC0415
 
-        return load_tls(self.cert_file, self.key_file, self.client_ca_file)
+        return Tls(TlsFiles(self.cert_file, self.key_file, self.client_ca_file))
 
 
 class AuthSettings(Section):

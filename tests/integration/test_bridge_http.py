@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from switchboard_server.bridge.http import BridgeServer, HealthReport
-from switchboard_server.security.tls import load_tls
+from switchboard_server.security.tls import Tls, TlsFiles
 from switchboard_server.telemetry.listeners import BindError
 from tests.integration.bridge import make_door
 from tests.unit.test_security import write_certificate
@@ -310,7 +310,7 @@ async def test_with_tls_only_clients_with_a_certificate_of_the_authority_are_ans
 ) -> None:
     server_cert, server_key = write_certificate(tmp_path, "hub")
     client_cert, client_key = write_certificate(tmp_path, "client")
-    context = load_tls(server_cert, server_key, client_cert).context
+    context = Tls(TlsFiles(server_cert, server_key, client_cert)).context
     server = server_of(hub, tls=context)
     await server.start()
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import logging
 import ssl
 import urllib.error
 import urllib.request
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -13,10 +16,60 @@ import pytest
 from websockets.asyncio.client import connect as connect_websocket
 
 from switchboard_server.core.realtime.rounds import MANY
+from switchboard_server.security import tls as tls_module
+from switchboard_server.security.tls import Tls, TlsFiles
 from tests.integration.client import Client, an_event, failing, texts
 from tests.integration.credentials import Certificate, certify
 from tests.integration.hubs import MEMORY, connect, running
 from tests.support.hub import HubProcess
+
+
+class Served:
+    """Two ports that a `Tls` encrypts, and what they show."""
+
+    def __init__(self, ports: tuple[int, int]) -> None:
+        self._ports = ports
+
+    async def shows(self) -> set[str]:
+        """The certificates that new connections to either port get."""
+        ask = [
+            asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port), timeout=30)
+            for port in self._ports
+        ]
+        return set(await asyncio.gather(*ask))
+
+    async def until_shown(self, certificate: Certificate) -> None:
+        """Waits until both ports show a certificate."""
+        wanted = {certificate.cert_file.read_text()}
+        async with asyncio.timeout(30):
+            while await self.shows() != wanted:
+                continue
+
+
+@asynccontextmanager
+async def serving(tls: Tls) -> AsyncIterator[Served]:
+    """Serves by gRPC and beside it, and follows the files."""
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", tls.credentials)
+    await server.start()
+    beside = await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls.context
+    )
+    follower = asyncio.create_task(tls.follow())
+    try:
+        yield Served((port, beside.sockets[0].getsockname()[1]))
+    finally:
+        follower.cancel()
+        beside.close()
+        await server.stop(None)
+
+
+def replace(files: TlsFiles, certificate: Certificate) -> None:
+    """Puts another certificate in the place of one, both files at once as far as that goes."""
+    for file, new in ((files.cert, certificate.cert_file), (files.key, certificate.key_file)):
+        copy = file.with_suffix(".new")
+        copy.write_bytes(new.read_bytes())
+        copy.replace(file)
 
 
 @pytest.fixture
@@ -114,3 +167,58 @@ async def test_what_goes_to_many_browsers_at_once_is_encrypted_too(
                 await members[0].send(json.dumps(frame))
                 for member in members:
                     assert json.loads(await member.recv())["data"] == {"n": number}
+
+
+async def test_new_connections_get_what_the_files_hold_by_now(
+    tmp_path: Path,
+    authority: Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tls_module, "LOOK_SECONDS", 0.01)
+    first, second = (certify(tmp_path, name, authority) for name in ("first", "second"))
+    files = TlsFiles(tmp_path / "hub.crt", tmp_path / "hub.key")
+    replace(files, first)
+    async with serving(Tls(files)) as served:
+        await served.until_shown(first)
+        async with telling("cannot be used, those before are: cert_file holds no certificate"):
+            files.cert.write_text("no certificate")
+        assert await served.shows() == {first.cert_file.read_text()}
+        replace(files, second)
+        await served.until_shown(second)
+
+
+async def test_a_certificate_that_expires_soon_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = certify(tmp_path, "hub")
+    tls = Tls(TlsFiles(own.cert_file, own.key_file))
+    monkeypatch.setattr(tls_module, "EXPIRES_SOON", timedelta(days=36500))
+    async with telling(f"the certificate in {own.cert_file} expires 2"):
+        follower = asyncio.create_task(tls.follow())
+    follower.cancel()
+
+
+class Told(logging.Handler):
+    """Waits until something is told in the log."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+        self.told = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage():
+            self.told.set()
+
+
+@asynccontextmanager
+async def telling(text: str) -> AsyncIterator[None]:
+    """Ends when a text is told by what looks after certificates."""
+    handler, logger = Told(text), logging.getLogger(tls_module.__name__)
+    logger.addHandler(handler)
+    try:
+        async with asyncio.timeout(30):
+            yield
+            await handler.told.wait()
+    finally:
+        logger.removeHandler(handler)

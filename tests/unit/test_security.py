@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from switchboard_server.core.errors import InvalidArgumentError, UnauthenticatedError
 from switchboard_server.security.errors import CredentialsError
 from switchboard_server.security.keys import Keys, PrivateKey, load_keys
-from switchboard_server.security.tls import load_tls
+from switchboard_server.security.tls import Tls, TlsFiles
 from switchboard_server.security.tokens import TokenVerifier, mint
 from tests.support.pem import write_key_pair, write_private_key
 
@@ -277,17 +277,17 @@ def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 def test_client_certificates_are_asked_for_where_an_authority_is_set(tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path, "hub")
-    assert load_tls(cert, key).context.verify_mode == ssl.CERT_NONE
-    assert load_tls(cert, key, cert).context.verify_mode == ssl.CERT_REQUIRED
+    assert Tls(TlsFiles(cert, key)).context.verify_mode == ssl.CERT_NONE
+    assert Tls(TlsFiles(cert, key, cert)).context.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_each_file_of_tls_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path, "hub")
     other_cert, other_key = write_certificate(tmp_path, "other")
     with pytest.raises(CredentialsError, match="key_file does not belong to the certificate"):
-        load_tls(cert, other_key)
+        Tls(TlsFiles(cert, other_key))
     with pytest.raises(CredentialsError) as caught:
-        load_tls(key, other_cert, tmp_path / "missing")
+        Tls(TlsFiles(key, other_cert, tmp_path / "missing"))
     assert dict(caught.value.problems) == {
         "cert_file": "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
         "key_file": "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)",
