@@ -115,8 +115,7 @@ class Hub:
                 stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
-            encrypted = tls is not None
-            say(greeting(settings.server, parts.kept, port, bridge.port, keys, encrypted=encrypted))
+            say(greeting(settings.server, parts.kept, port, bridge.port, keys, settings.tls))
             await self._stop.wait()
 
     def _signalled(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from switchboard_server import __version__
-from switchboard_server.config import ServerSettings
+from switchboard_server.config import ServerSettings, TlsSettings
 
 if TYPE_CHECKING:
     from switchboard_server.security.jwks import KeySet
@@ -22,8 +22,7 @@ def greeting(
     grpc_port: int,
     port: int,
     keys: "Keys | KeySet | None",
-    *,
-    encrypted: bool,
+    tls: TlsSettings,
 ) -> str:
     """Says where the hub is, and what to try.
 
@@ -33,11 +32,13 @@ def greeting(
         grpc_port: The port of gRPC.
         port: The port of the bridge.
         keys: What tokens are verified with; None: nobody is asked for one.
-        encrypted: Whether both ports are.
+        tls: How both ports are encrypted.
     """
     host = f"[{server.host}]" if ":" in server.host else server.host
-    scheme = "https" if encrypted else "http"
-    flags = "" if encrypted else "-plaintext "
+    scheme = "https" if tls.cert_file else "http"
+    flags = "" if tls.cert_file else "-plaintext "
+    if tls.client_ca_file:
+        flags = "-cert client.crt -key client.key "
     lines = [f"switchboard {__version__}: gRPC on {host}:{grpc_port}, events {kept}"]
     lines.append(f"  console           {scheme}://{host}:{port}/")
     lines.append(f"  health, metrics   {scheme}://{host}:{port}/health and /metrics")

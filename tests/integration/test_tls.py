@@ -147,6 +147,7 @@ async def test_with_mutual_tls_clients_need_a_certificate_too(
             await health(hub, context)
         context.load_cert_chain(member.cert_file, member.key_file)
         assert await health(hub, context) == 200
+    assert "grpcurl -cert client.crt -key client.key -d" in hub.text
 
 
 async def test_what_goes_to_many_browsers_at_once_is_encrypted_too(
