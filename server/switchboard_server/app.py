@@ -115,7 +115,7 @@ class Hub:
                 stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
-            say(greeting(settings.server, parts.kept, port, bridge.port, keys, settings.tls))
+            say(greeting(settings, parts.kept, (port, bridge.port), keys))
             await self._stop.wait()
 
     def _signalled(self) -> None:

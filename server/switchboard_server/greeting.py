@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from switchboard_server import __version__
-from switchboard_server.config import ServerSettings, TlsSettings
+from switchboard_server.config import Settings
 
 if TYPE_CHECKING:
     from switchboard_server.security.jwks import KeySet
@@ -17,23 +17,20 @@ if TYPE_CHECKING:
 
 
 def greeting(
-    server: ServerSettings,
+    settings: Settings,
     kept: str,
-    grpc_port: int,
-    port: int,
+    ports: tuple[int, int],
     keys: "Keys | KeySet | None",
-    tls: TlsSettings,
 ) -> str:
     """Says where the hub is, and what to try.
 
     Args:
-        server: How it was asked to listen.
+        settings: How it was asked to run.
         kept: Where events are kept.
-        grpc_port: The port of gRPC.
-        port: The port of the bridge.
+        ports: That of gRPC, and that of the bridge.
         keys: What tokens are verified with; None: nobody is asked for one.
-        tls: How both ports are encrypted.
     """
+    server, tls, (grpc_port, port) = settings.server, settings.tls, ports
     host = f"[{server.host}]" if ":" in server.host else server.host
     scheme = "https" if tls.cert_file else "http"
     flags = "" if tls.cert_file else "-plaintext "
