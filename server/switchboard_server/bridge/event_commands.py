@@ -47,7 +47,11 @@ async def _publish_batch(client: Client, frame: Frame) -> dict[str, Any]:
     drafts, _ = decode_events(type(request), request.SerializeToString(), principal.subject)
     outcome = await client.hub.events.publish(drafts, principal)
     results = encode.publish_results(drafts, outcome, client.hub.events.log.log_id)
-    return to_full_json(event_service_pb2.PublishBatchResponse(results=results))
+    answer = to_full_json(event_service_pb2.PublishBatchResponse(results=results))
+    for index, refusal in outcome.refused.items():
+        # By the name that error frames have for it, without the enum's prefix.
+        answer["results"][index]["error"]["reason"] = refusal.reason
+    return answer
 
 
 async def subscribe(client: Client, frame: Frame) -> dict[str, Any]:
