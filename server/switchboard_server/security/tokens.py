@@ -25,12 +25,13 @@ CACHED_TOKENS = 10_000
 """Most tokens that a verifier remembers. An entry takes about a kilobyte."""
 
 # RFC 7519 leaves "iat" to inform; a token of an issuer whose clock is ahead is no less valid. "exp"
-# and "nbf" are checked here, by the verifier's own clock.
+# and "nbf" are checked here, by the verifier's own clock, and "sub", to say what is wrong with it.
 _OPTIONS: Any = {
     "require": ["exp", "sub"],
     "verify_exp": False,
     "verify_nbf": False,
     "verify_iat": False,
+    "verify_sub": False,
 }
 
 
@@ -110,6 +111,8 @@ class TokenVerifier:
         if not_before > now:
             raise _invalid("is not valid yet")
         subject = claims["sub"]
+        if not isinstance(subject, str):
+            raise _invalid("has a subject (sub) that is no string")
         if not subject or len(subject) > MAX_NAME:
             raise _invalid(f"has a subject (sub) that is empty or longer than {MAX_NAME}")
         permissions = _permissions(claims)
