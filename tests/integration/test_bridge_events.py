@@ -52,6 +52,25 @@ async def test_an_event_that_a_browser_publishes_comes_to_those_who_subscribe() 
         assert delivery["event"]["sequence"] == "1"
 
 
+@pytest.mark.parametrize(("query", "publisher"), [("?user=ann", ""), ("?token=t", "ann")])
+async def test_the_publisher_of_an_event_is_who_a_token_names_and_nobody_else(
+    query: str, publisher: str
+) -> None:
+    permissions = ("rooms.join", "events.publish", "events.subscribe", "messaging.broadcast")
+    tokens = {"t": principal("ann", *permissions)} if publisher else None
+    async with bridge(tokens=tokens) as hub, hub.member(query=query) as client:
+        await client.done("subscribe", {"subscription": "orders"})
+        await client.send("publish", ORDER)
+        await client.send("publish", {"events": [ORDER]})
+        found: list[dict[str, Any]] = []
+        while len(found) < 2:
+            found += (await client.until_type("event"))["deliveries"]
+        assert [each["event"].get("publisher", "") for each in found] == [publisher] * 2
+        # Messages and presence tell of the user all the same.
+        await client.send("chat", {"room": "r"})
+        assert (await client.until_type("chat"))["sender_user"] == "ann"
+
+
 async def test_several_events_are_published_by_one_frame_each_with_its_result() -> None:
     async with bridge() as hub, hub.member() as client:
         done = await client.done("publish", {"events": [ORDER, {"type": "x"}, ORDER]})

@@ -20,6 +20,10 @@ class Client(Protocol):
         """With whose permissions it acts."""
 
     @property
+    def publisher(self) -> str:
+        """Whose token says so; empty where the hub asks for none, whatever name the client gave."""
+
+    @property
     def member(self) -> Connection:
         """Its connection as the hub knows it."""
 

@@ -36,16 +36,15 @@ async def publish(client: Client, frame: Frame) -> dict[str, Any]:
     if "events" in frame.data:
         return await _publish_batch(client, frame)
     request = from_json({"event": frame.data}, event_service_pb2.PublishRequest)
-    principal = client.principal
-    outcome = await client.hub.events.publish(decode_publish(request, principal.subject), principal)
+    draft = decode_publish(request, client.publisher)
+    outcome = await client.hub.events.publish(draft, client.principal)
     return to_full_json(published(request, outcome, client.hub.events.log.log_id))
 
 
 async def _publish_batch(client: Client, frame: Frame) -> dict[str, Any]:
     request = from_json(frame.data, event_service_pb2.PublishBatchRequest)
-    principal = client.principal
-    drafts, _ = decode_events(type(request), request.SerializeToString(), principal.subject)
-    outcome = await client.hub.events.publish(drafts, principal)
+    drafts, _ = decode_events(type(request), request.SerializeToString(), client.publisher)
+    outcome = await client.hub.events.publish(drafts, client.principal)
     results = encode.publish_results(drafts, outcome, client.hub.events.log.log_id)
     answer = to_full_json(event_service_pb2.PublishBatchResponse(results=results))
     for index, refusal in outcome.refused.items():
@@ -118,7 +117,7 @@ async def call(client: Client, frame: Frame) -> dict[str, Any]:
     if not low <= seconds <= high:
         raise invalid_field("timeout_seconds", f"must be {low:g} to {high:g}")
     request = from_json(data, event_service_pb2.CallRequest)
-    drafts, correlation_id = decode_call(request, client.principal.subject)
+    drafts, correlation_id = decode_call(request, client.publisher)
     try:
         async with asyncio.timeout(seconds):
             response = await client.hub.calls.call(drafts, correlation_id, client.principal)

@@ -162,6 +162,11 @@ class Session:
         return self.member.principal
 
     @property
+    def publisher(self) -> str:
+        """Whose token says so; empty where the hub asks for none, whatever name the client gave."""
+        return "" if self._services.authenticate is None else self.principal.subject
+
+    @property
     def member(self) -> Connection:
         """The connection as the hub knows it."""
         if self._member is None:
