@@ -235,7 +235,7 @@
  * The hub's errors have the name of the gRPC status as `code`, and that of the `ErrorReason` as `reason`. This side says
  * UNAVAILABLE with NOT_CONNECTED, CONNECTION_LOST (sent, and no answer came: it may have been done or not) or
  * CLOSED, RESOURCE_EXHAUSTED with QUEUE_FULL, DEADLINE_EXCEEDED with TIMEOUT (the same doubt, unless `sent` is false), and
- * INVALID_ARGUMENT with TOO_LARGE.
+ * INVALID_ARGUMENT with TOO_LARGE or INVALID_FIELD.
  */
 export class SwitchboardError extends Error {
   /**
@@ -1120,6 +1120,12 @@ export class Subscription extends Standing {
 
 // --- the client -----------------------------------------------------------------------------------
 
+/** Types of frames that say what the hub is to do, and are no messages: those of the table in `PROTOCOL.md`. */
+const COMMANDS = new Set([
+  ...["join", "leave", "presence", "publish", "subscribe", "unsubscribe", "acknowledge", "reject", "extend"],
+  ...["call", "list", "heartbeat", "refresh", "auth"],
+]);
+
 /** How many names of messages are remembered, to tell those that a replay brings again. */
 const REMEMBERED = 4096;
 
@@ -1268,12 +1274,17 @@ export class Switchboard extends TypedTarget {
   /**
    * Sends a message in the name of this connection.
    *
-   * @param {string} type What it is, such as "chat".
+   * @param {string} type What it is, such as "chat"; the commands of `PROTOCOL.md` are no messages.
    * @param {Record<string, any>} data The content. Without `to` it goes to the room `data.room`.
-   * @param {CallOptions & { to?: Recipients }} [options] `to`: to whom it goes.
+   * @param {CallOptions & { to?: Recipients }} [options] `to`: to whom it goes. A command takes none, and fails with INVALID_FIELD.
    * @returns {Promise<Sent>}
    */
   send(type, data, { to, ...options } = {}) {
+    if (to && COMMANDS.has(type)) {
+      const description = `is for messages, and "${type}" is a command`;
+      const violations = [{ field: "to", description }];
+      return Promise.reject(new SwitchboardError({ code: "INVALID_ARGUMENT", reason: "INVALID_FIELD", message: `to: ${description}`, violations, sent: false }));
+    }
     return this._call(type, data, options, { to });
   }
 

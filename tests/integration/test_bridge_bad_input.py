@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from switchboard_server.bridge import http
+from switchboard_server.bridge.commands import COMMANDS
 from tests.integration.bridge import BridgeClient, Running, bridge, settled
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -265,6 +266,15 @@ async def test_pings_whose_answers_are_not_read_fill_no_memory() -> None:
         assert max(held) < 1_000_000
         assert (await other.ask("heartbeat"))["type"] == "heartbeat"
         writer.close()
+
+
+async def test_receivers_beside_a_command_are_refused_and_it_is_not_obeyed(hub: Running) -> None:
+    async with hub.member() as client:
+        for kind in COMMANDS:
+            answer = await client.ask(kind, {"room": "r"}, to={"users": ["ben"]})
+            assert answer["violations"][0]["field"] == "to", kind
+        found = await client.done("list", {"what": "rooms"}, to=None)
+        assert [each["name"] for each in found["rooms"]] == ["calm"]
 
 
 @pytest.mark.parametrize(

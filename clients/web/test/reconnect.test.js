@@ -8,8 +8,11 @@ import { WebSocket as PackageSocket } from "ws";
 import { Switchboard, SwitchboardError } from "../switchboard.js";
 import { Gathered, ScriptedHub, next } from "./scripted.js";
 
+const PROTOCOL = readFileSync(new URL("../PROTOCOL.md", import.meta.url), "utf8");
+/** The types in the table of frames to the hub, and the one that its text names. */
+const COMMANDS = [...[...PROTOCOL.matchAll(/^\| `([a-z]+)` \|/gm)].map(([, name]) => name), "auth"];
 /** Code and name, as PROTOCOL.md has them. */
-const CODES = [...readFileSync(new URL("../PROTOCOL.md", import.meta.url), "utf8").matchAll(/^\| (4\d{3}) \| `(\w+)` \|/gm)].map(([, code, name]) => [Number(code), name]);
+const CODES = [...PROTOCOL.matchAll(/^\| (4\d{3}) \| `(\w+)` \|/gm)].map(([, code, name]) => [Number(code), name]);
 assert.ok(CODES.length >= 13);
 // Codes that a later hub may have.
 CODES.push([4499, "OTHER"], [4999, "OTHER"]);
@@ -274,6 +277,18 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
       await assert.rejects(call, /enough/);
       await assert.rejects(mine.list("rooms", {}, { signal: control.signal }), /enough/);
       assert.equal(link.pending, 0);
+    });
+
+    test("a message to receivers whose type is a command is refused, for it would be obeyed and told to nobody", async () => {
+      const { client: mine, link } = await connected();
+      assert.equal(COMMANDS.length, 14);
+      for (const type of COMMANDS) {
+        const { reason, violations, sent } = await mine.send(type, {}, { to: { all: true } }).catch((error) => error);
+        assert.deepEqual([reason, violations[0].field, sent], ["INVALID_FIELD", "to", false], type);
+      }
+      const sent = mine.send("joined", {}, { to: { all: true } });
+      link.ack(await link.frame(), { message_id: "m" });
+      await sent;
     });
 
     test("a frame larger than the hub takes is not sent", async () => {

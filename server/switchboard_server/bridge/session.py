@@ -25,6 +25,7 @@ from switchboard_server.core.errors import (
     ResourceExhaustedError,
     SwitchboardError,
     UnauthenticatedError,
+    invalid_field,
     limit_reached,
 )
 from switchboard_server.core.principal import ANONYMOUS, Principal
@@ -307,7 +308,10 @@ class Session:
             return
         command = COMMANDS.get(frame.type, MESSAGE)
         self._services.metrics.frames_in[command.name] += 1
-        if command.waits:
+        if frame.to is not None and command is not MESSAGE:
+            problem = f"is for messages, and {frame.type!r} is a command; leave it out"
+            self._fail(invalid_field("to", problem), frame.id)
+        elif command.waits:
             self._apart(self._obey(command, frame), frame.id)
         elif command.concurrent:
             await self._beside(self._obey(command, frame))
