@@ -6,12 +6,14 @@ import pytest
 import uvloop
 
 from switchboard_server.backends.rabbitmq.channel import Channel
+from switchboard_server.backends.rabbitmq.encoding import OFFSET
 from switchboard_server.backends.rabbitmq.link import Link
+from switchboard_server.backends.rabbitmq.topology import STREAM
 from switchboard_server.backends.rabbitmq.waiting import UnroutableError
 from switchboard_server.core.errors import UnavailableError
 from tests.support.brokers import RabbitServer
 from tests.support.cluster_logs import a_prefix
-from tests.support.rabbit import PATIENCE_SECONDS
+from tests.support.rabbit import PATIENCE_SECONDS, until
 
 
 async def a_channel(rabbit: RabbitServer) -> tuple[Link, Channel, str]:
@@ -65,6 +67,30 @@ async def test_what_waits_fails_when_the_channel_ends_and_later_ones_at_once(
     link.reset("the test says so")
     with pytest.raises(UnavailableError, match="a publish failed"):
         await waiting
+    await link.close()
+
+
+async def test_a_consumer_that_nobody_waits_for_any_more_keeps_nobody_else_from_being_answered(
+    rabbit: RabbitServer,
+) -> None:
+    link, channel, _ = await a_channel(rabbit)
+    stream = a_prefix()
+    await channel.declare_queue(stream, STREAM)
+    await asyncio.gather(*[channel.publish("", stream, b"x") for _ in range(100)])
+    for turns in range(12):  # From before it is asked for to after.
+        reading = await link.channel(prefetch=100)
+        consuming = asyncio.ensure_future(
+            reading.consume(stream, lambda _: None, arguments={OFFSET: "first"})
+        )
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        await reading.close()
+        await (await link.channel()).close()
+    # Each was told that it is closed.
+    await until(lambda: list(link._transport.frames.takers) == [channel.raw.number])
+    await channel.delete_queue(stream)
     await link.close()
 
 

@@ -36,7 +36,7 @@ def _kind(method: type[Any]) -> bytes:
 
 _DELIVER, _RETURN = _kind(spec.Basic.Deliver), _kind(spec.Basic.Return)
 _ACK, _NACK = _kind(spec.Basic.Ack), _kind(spec.Basic.Nack)
-_CLOSE = _kind(spec.Channel.Close)
+_CLOSES = _kind(spec.Channel.Close), _kind(spec.Channel.CloseOk)
 _ARGUMENTS = HEAD_BYTES + 4
 
 
@@ -78,9 +78,12 @@ class DirectChannel:
             self._receivers[consumer.encode()] = receiver
 
     def end(self, reason: str) -> None:
-        """Takes no more frames, and fails the publishes that wait."""
-        if self._takers.get(self._number) is self:
-            del self._takers[self._number]
+        """Hands over no more messages, and fails the publishes that wait.
+
+        RabbitMQ may send messages until it has read that the channel is closed. They are taken and
+        dropped: the driver, which reads nothing of a channel that it has ended, would read nothing
+        of the connection any more once some have gathered.
+        """
         self._receivers.clear()
         error = unavailable(f"a publish failed: {reason}")
         for outcome in list(self.waiting.values()):
@@ -139,8 +142,11 @@ class DirectChannel:
             tag = int.from_bytes(data[at : at + 8], "big")
             self._confirmed(tag, multiple=bool(data[at + 8] & 1), stored=kind == _ACK)
         else:
-            # After this nothing may be written any more, and the driver notices it later.
-            self._closed = self._closed or kind == _CLOSE
+            if kind in _CLOSES:
+                # After this nothing may be written any more, and the driver notices it later.
+                # Nothing comes either, until another channel has the number.
+                self._closed = True
+                del self._takers[self._number]
             return False
         return True
 
