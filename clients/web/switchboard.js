@@ -1224,8 +1224,8 @@ export class Switchboard extends TypedTarget {
   }
 
   /**
-   * Connects, and comes back after every break until `close` is called or the hub says not to (close codes 4500 to 4999). After such
-   * an end it may be called again; rooms and subscriptions go on then.
+   * Connects, and comes back after every break until `close` is called or the hub says not to (close codes 4500 to 4999): after a
+   * while, or at once when the browser is online again. After such an end it may be called again; rooms and subscriptions go on then.
    *
    * @returns {Promise<void>} The first connection stands. It waits for a hub that is not there yet.
    * @throws {SwitchboardError} The hub does not want this client, or `close` was called.
@@ -1236,6 +1236,8 @@ export class Switchboard extends TypedTarget {
     // It is told by `close` as well, so nobody needs to wait for it.
     this.#opening.promise.catch(() => {});
     this.#attempt = 0;
+    // Pages and workers hear it, Node has nothing like it.
+    globalThis.addEventListener?.("online", this.#online);
     void this.#dial();
     return this.#opening.promise;
   }
@@ -1480,6 +1482,14 @@ export class Switchboard extends TypedTarget {
 
   // --- connecting
 
+  /** The device has a network again: what kept the last attempts from succeeding is over. */
+  #online = () => {
+    if (this.#state !== "waiting") return;
+    clearTimeout(this.#retry);
+    this.#attempt = 0;
+    void this.#dial();
+  };
+
   async #dial() {
     const turn = ++this.#turn;
     this.#state = "connecting";
@@ -1578,7 +1588,10 @@ export class Switchboard extends TypedTarget {
     const error = new SwitchboardError(fields);
     this.#dropCalls(close, fields);
     for (const standing of this.#standings()) standing._lost(close.reconnect ? null : error);
-    if (!close.reconnect) this.#opening?.reject(error);
+    if (!close.reconnect) {
+      globalThis.removeEventListener?.("online", this.#online);
+      this.#opening?.reject(error);
+    }
     const delayMs = close.reconnect ? this._backoff(this.#attempt++) : 0;
     if (close.reconnect) this.#retry = setTimeout(() => void this.#dial(), delayMs);
     // A listener may call `connect` or `close`, so it comes last.

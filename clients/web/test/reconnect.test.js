@@ -69,6 +69,31 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
       );
     });
 
+    test("a browser that is online again connects at once, and one whose client is closed does not", async (context) => {
+      const page = new EventTarget();
+      for (const name of ["addEventListener", "removeEventListener"]) {
+        globalThis[name] = page[name].bind(page);
+        context.after(() => delete globalThis[name]);
+      }
+      mock.method(Math, "random", () => 1);
+      const { client: mine, link } = await connected({ minBackoffMs: 60_000, maxBackoffMs: 60_000 });
+      const attempts = Gathered.of(mine, "connecting");
+      // While it is connected there is nothing to do.
+      page.dispatchEvent(new Event("online"));
+      link.socket.close(4000);
+      assert.equal((await next(mine, "close")).delayMs, 60_000);
+      page.dispatchEvent(new Event("online"));
+      await hub.open();
+      await next(mine, "open");
+      assert.equal(attempts.length, 1);
+      mine.close();
+      page.dispatchEvent(new Event("online"));
+      assert.equal(attempts.length, 1);
+      const connecting = mine.connect();
+      await hub.open();
+      await connecting;
+    });
+
     test("a connection that did not last does not reset the back-off, and one that did does", async () => {
       mock.method(Math, "random", () => 0.999);
       for (const [stableMs, attempts] of [[0, [0, 0, 0]], [60_000, [0, 1, 2]]]) {
