@@ -412,9 +412,10 @@ class WebSocketSettings(Section):
 
     origins: Origins | None = Field(default=None, alias="SWITCHBOARD_ALLOWED_ORIGINS")
     """Origins of pages that may connect besides those of the hub's own host, such as
-    https://app.example.com, separated by commas; *: any. Not set: the hub's own host only.
-    Programs, which send no origin, may always connect. A hub that asks for no token is the page's
-    own host only as localhost, as an address, or by the name of an origin listed here."""
+    https://app.example.com, separated by commas; *: any. They may import `/switchboard.js` too. Not
+    set: the hub's own host only. Programs, which send no origin, may always connect. A hub that
+    asks for no token is the page's own host only as localhost, as an address, or by the name of an
+    origin listed here."""
 
     max_frame_bytes: FrameBytes = Field(default=64 * 1024, alias="SWITCHBOARD_MAX_FRAME_BYTES")
     """Largest frame that is taken from a client, in bytes."""

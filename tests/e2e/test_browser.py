@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page
+from playwright.async_api import Browser, ConsoleMessage, Error, Page
 
 from switchboard.v1.realtime_service_pb2 import BroadcastRequest
 from switchboard.v1.realtime_service_pb2_grpc import RealtimeServiceStub
@@ -163,3 +163,38 @@ async def test_two_tabs_and_a_grpc_client_chat_on_after_the_hub_was_killed(
         # Each once, and those of one speaker in order.
         for texts in spoken:
             assert [line for line in lines if line in set(texts)] == texts
+
+
+async def test_a_page_of_another_origin_that_is_listed_imports_the_module_and_connects(
+    hub: HubProcess, tmp_path: Path, browser: Browser
+) -> None:
+    settings = {"SWITCHBOARD_ALLOWED_ORIGINS": f"http://127.0.0.1:{hub.port}"}
+    come = "async (url) => new (await import(url + '/switchboard.js')).Switchboard(url).connect()"
+    with HubProcess(tmp_path / "open", settings) as other:
+        page = await browser.new_page()
+        await open_html(page, f"http://127.0.0.1:{hub.port}", "<!doctype html>")
+        await page.evaluate(come, f"http://127.0.0.1:{other.port}")
+        await open_html(page, f"http://127.0.0.1:{other.port}", "<!doctype html>")
+        with pytest.raises(Error, match="dynamically imported module"):
+            await page.evaluate(come, f"http://127.0.0.1:{hub.port}")
+
+
+async def test_a_page_whose_browser_is_online_again_does_not_wait_for_its_turn(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await browser.new_page()
+    await open_html(page, f"http://127.0.0.1:{hub.port}", "<!doctype html>")
+    await page.evaluate(
+        """async () => {
+            Math.random = () => 1;
+            const { Switchboard } = await import("/switchboard.js");
+            window.hub = new Switchboard("/", { minBackoffMs: 3600000, maxBackoffMs: 3600000 });
+            await window.hub.connect();
+            window.away = new Promise((done) => window.hub.addEventListener("close", done));
+        }"""
+    )
+    await page.context.set_offline(True)
+    await asyncio.to_thread(restart, hub)
+    await page.evaluate("async () => void (await window.away)")
+    await page.context.set_offline(False)
+    await page.wait_for_function("() => window.hub.state === 'open'")

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +49,18 @@ class Hub:
 
 
 def server_of(
-    hub: Hub, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    hub: Hub,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    allowed_origins: Collection[str] = (),
 ) -> BridgeServer:
     return BridgeServer(
         host,
         port,
         health=hub.health,
         metrics=hub.render,
-        websockets=make_door(),
+        websockets=make_door(allowed_origins=allowed_origins),
         tls=tls,
     )
 

@@ -55,6 +55,28 @@ async def test_a_browser_that_has_a_file_is_not_sent_it_again(bridge: BridgeServ
     assert (changed.status, changed.body) == (200, first.body)
 
 
+async def test_pages_of_listed_origins_may_import_the_sdk_and_read_nothing_else() -> None:
+    listed, other = "https://app.example.com", "https://example.net"
+    server = server_of(Hub(), allowed_origins=(listed,))
+    await server.start()
+    try:
+        for path in FILES:
+            answers = [
+                await ask(server, path, headers={"Origin": each}) for each in (listed, other)
+            ]
+            allowed = [each.headers["Access-Control-Allow-Origin"] for each in answers]
+            is_sdk = path == "/switchboard.js"
+            assert allowed == [listed if is_sdk else None, None], path
+            # What a cache keeps for one origin is no answer for another.
+            assert {each.headers["Vary"] for each in answers} == {"Origin" if is_sdk else None}
+        etag = (await ask(server, "/switchboard.js")).headers["ETag"]
+        kept = {"Origin": listed, "If-None-Match": etag}
+        again = await ask(server, "/switchboard.js", headers=kept)
+        assert (again.status, again.headers["Access-Control-Allow-Origin"]) == (304, listed)
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -22,6 +22,9 @@ FILES: Mapping[str, str] = {
 """The file in `clients/web` for each path. A path is looked up as it is and never joined to a
 folder, so nothing else can be had."""
 
+SHARED = frozenset({"/switchboard.js"})
+"""Paths of what pages from elsewhere may read, if they may connect. The console is not for them."""
+
 HEADERS = (
     # Scripts and styles come from here only, and the page talks to this hub only.
     (
@@ -54,6 +57,9 @@ class Asset:
     etag: str
     """Names its content, with quotes, for `If-None-Match`."""
 
+    shared: bool
+    """Whether pages from elsewhere may read it."""
+
 
 def load_assets() -> dict[str, Asset]:
     """Reads all files.
@@ -64,7 +70,7 @@ def load_assets() -> dict[str, Asset]:
     Raises:
         OSError: A file is missing: the installation is broken.
     """
-    return {path: _load(_folder() / name) for path, name in FILES.items()}
+    return {path: _load(_folder() / name, path in SHARED) for path, name in FILES.items()}
 
 
 def _folder() -> Path:
@@ -73,6 +79,7 @@ def _folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[3] / "clients" / "web"
 
 
-def _load(path: Path) -> Asset:
+def _load(path: Path, shared: bool) -> Asset:
     body = path.read_bytes()
-    return Asset(_TYPES[path.suffix], body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return Asset(_TYPES[path.suffix], body, etag, shared)

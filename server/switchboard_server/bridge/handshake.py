@@ -85,6 +85,19 @@ def origin_allowed(headers: Headers, allowed: Collection[str], *, any_host: bool
     return _same_host(origin, hosts[0]) and (any_host or host_allowed(headers, allowed))
 
 
+def listed_origin(headers: Headers, allowed: Collection[str]) -> str | None:
+    """The origin of the page that asks, where it is one of those that are listed.
+
+    Args:
+        headers: The request's headers.
+        allowed: The list; "*": all.
+    """
+    origins = headers.get_all("Origin")
+    if len(origins) != 1:
+        return None
+    return origins[0] if "*" in allowed or origins[0].lower() in allowed else None
+
+
 def host_allowed(headers: Headers, allowed: Collection[str]) -> bool:
     """Whether a request calls the hub by a name that no stranger can have pointed at it.
 

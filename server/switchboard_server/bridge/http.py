@@ -252,7 +252,9 @@ class BridgeServer:
         """Answers with a file, or with the info, where the hub is called by one of its names."""
         if not self._websockets.serves_page(request):
             return _respond(HTTPStatus.FORBIDDEN, body=_UNKNOWN_HOST)
-        return self._info(request) if asset is None else _serve(asset, request)
+        if asset is None:
+            return self._info(request)
+        return _serve(asset, request, self._websockets.sharing(request) if asset.shared else ())
 
     def _info(self, request: Request) -> Response:
         try:
@@ -289,13 +291,13 @@ def _status(report: HealthReport) -> HTTPStatus:
     return HTTPStatus.OK if report.serving else HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def _serve(asset: assets.Asset, request: Request) -> Response:
+def _serve(asset: assets.Asset, request: Request, headers: tuple[tuple[str, str], ...]) -> Response:
     """Answers with a file, or that the one the browser has is still right."""
     response = _respond(
         HTTPStatus.OK,
         asset.content_type,
         asset.body,
-        (("ETag", asset.etag), *assets.HEADERS),
+        (("ETag", asset.etag), *assets.HEADERS, *headers),
         cache="no-cache",
     )
     if asset.etag in ",".join(request.headers.get_all("If-None-Match")):

@@ -163,6 +163,12 @@ class WebSocketDoor:
             request.headers, self._allowed_origins
         )
 
+    def sharing(self, request: Request) -> tuple[tuple[str, str], ...]:
+        """Headers that let a page read a file, where pages of its origin may connect."""
+        vary = ("Vary", "Origin")
+        origin = handshake.listed_origin(request.headers, self._allowed_origins)
+        return (vary,) if origin is None else (vary, ("Access-Control-Allow-Origin", origin))
+
     def authorize_info(self, request: Request) -> None:
         """Checks that a request may see `info`.
 

@@ -7,6 +7,7 @@ from switchboard_server.bridge.handshake import (
     Opening,
     host_allowed,
     is_websocket_path,
+    listed_origin,
     origin_allowed,
     read,
 )
@@ -170,3 +171,26 @@ def test_a_page_of_the_same_host_is_one_by_the_names_of_the_hub_only() -> None:
     assert origin_allowed(rebound, ())
     assert not origin_allowed(rebound, listed, any_host=False)
     assert origin_allowed(foreign, listed, any_host=False)
+
+
+APP = "https://app.example.com"
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed", "listed"),
+    [
+        ([APP], (APP,), APP),
+        (["https://APP.example.com"], (APP,), "https://APP.example.com"),
+        ([APP], ("*",), APP),
+        # The hub's own pages need no leave to read what it serves.
+        (["http://hub.example.com"], (APP,), None),
+        (["null"], (APP,), None),
+        ([APP, APP], (APP,), None),
+        ([], ("*",), None),
+    ],
+)
+def test_an_origin_is_named_where_it_is_listed(
+    given: list[str], allowed: tuple[str, ...], listed: str | None
+) -> None:
+    headers = Headers([("Host", "hub.example.com"), *(("Origin", each) for each in given)])
+    assert listed_origin(headers, allowed) == listed
