@@ -134,6 +134,11 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> _Links:
         raise invalid_field("REDIS_URL", str(error)) from None
     await redis.open()
     stack.push_async_callback(redis.close)
+    peers.agreement.need("SWITCHBOARD_ROOM_HISTORY", lambda: settings.realtime.history)
+    peers.agreement.need(
+        "SWITCHBOARD_IDEMPOTENCY_SECONDS", lambda: settings.limits.idempotency_seconds
+    )
+    peers.agreement.need("Redis (REDIS_URL)", lambda: redis.life)
     return _Links(node, topology, writing, reading, peers, redis)
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
+from switchboard_server.backends.rabbitmq import peers as peers_module
 from switchboard_server.backends.rabbitmq.messages import AtSeat, Received
 from switchboard_server.backends.rabbitmq.outbox import MOST_BYTES
 from switchboard_server.backends.rabbitmq.packets import Reply
@@ -47,6 +49,21 @@ async def test_nodes_know_who_came_and_who_left(rabbit: RabbitServer) -> None:
         await second.link.close()
         await until(lambda: heard[2:] == [("n1", False)])
         assert asyncio.get_running_loop().time() - began < 4
+
+
+async def test_nodes_that_differ_in_what_all_need_hear_of_each_other(
+    rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(peers_module, "BEAT_SECONDS", 0.05)
+    async with nodes(rabbit.url, 2) as (first, second):
+        for node in (first, second):
+            node.peers.agreement.need("Redis", partial(str, node.peers.id))
+        told = {
+            f"node {node.peers.id} has another Redis than this one: "
+            "all hubs of a cluster need the same"
+            for node in (first, second)
+        }
+        await until(lambda: told <= set(caplog.messages))
 
 
 async def test_a_request_is_answered_with_its_bytes(rabbit: RabbitServer) -> None:

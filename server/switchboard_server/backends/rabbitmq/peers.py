@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from switchboard_server.backends.rabbitmq.agreement import Agreement
 from switchboard_server.backends.rabbitmq.attendance import Attendance
 from switchboard_server.backends.rabbitmq.channel import Channel
 from switchboard_server.backends.rabbitmq.encoding import Delivery, Envelope, Properties
@@ -74,11 +75,16 @@ class Peers(Attendance):
         link: The connection. Closed by who made it.
         topology: The names.
         node_id: Name of this node, unlike those of all others and of its own earlier runs.
+
+    Attributes:
+        id: The name of this node.
+        agreement: What all nodes need in common.
     """
 
     def __init__(self, link: Link, topology: Topology, node_id: str) -> None:
         super().__init__()
         self.id = node_id
+        self.agreement = Agreement()
         self._link = link
         self._topology = topology
         self._requests = Requests(self)
@@ -258,6 +264,7 @@ class Peers(Attendance):
             self._beat,
             joined,
             leaving,
+            self.agreement.facts(),
         )
         pieces = pack(Head(Kind.TELL, name_of(Alive), 0, encode(alive)))
         if to:
@@ -279,8 +286,10 @@ class Peers(Attendance):
                 pack(Head(Kind.TELL, name_of(_Expelled), 0, encode(_Expelled()))),
                 bounded=False,
             )
-        elif alive.joined and alive.session != self.session:
-            self._say(to=alive.session)
+        elif alive.session != self.session and not alive.leaving:
+            self.agreement.hear(alive.node, alive.session, alive.facts)
+            if alive.joined:
+                self._say(to=alive.session)
 
     def _expelled(self, received: Received[_Expelled]) -> None:
         if self._channel is not None and (self._ending is None or self._ending.done()):
@@ -309,6 +318,7 @@ class Peers(Attendance):
             _logger.info("node %s is there", node.session)
             return
         _logger.info("node %s is gone", node.session)
+        self.agreement.forget(node.session)
         gone = UnroutableError("LOG_UNAVAILABLE", f"node {node.id} is gone")
         self._outboxes.close(node.session, gone)
         self._requests.node_gone(node)

@@ -23,6 +23,7 @@ class Alive:
         beat: How often it has said so in this session; it does about once a second.
         joined: Whether it has just come and would like to hear from all.
         leaving: Whether this is the last of it.
+        facts: What it goes by and all have to, as digests; see `Agreement`.
     """
 
     node: str
@@ -32,6 +33,7 @@ class Alive:
     beat: int = 0
     joined: bool = False
     leaving: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
