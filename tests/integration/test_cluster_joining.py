@@ -97,7 +97,7 @@ async def test_a_node_that_reaches_rabbitmq_but_cannot_open_the_log_goes_on_with
         await channel.declare_exchange(topology.events, "direct")
         async with a_node(rabbit.url, topology.prefix) as node:
             # Far less than it waits for another node to give up a seat.
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(joining_module.OPEN_SECONDS - 5):
                 await node.joining.start()
             assert node.begun == []
             assert "PRECONDITION_FAILED" in str(node.events.problem)
