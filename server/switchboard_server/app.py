@@ -76,6 +76,7 @@ class Hub:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._began = time.monotonic()
+        self._grpc_port = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._metrics = Metrics(__version__)
@@ -104,7 +105,7 @@ class Hub:
             bridge = self._bridge(parts, verifier, tls)
             await bridge.start()
             stack.push_async_callback(bridge.stop)
-            port = await self._grpc.start(
+            self._grpc_port = await self._grpc.start(
                 settings.server.host,
                 settings.server.grpc_port,
                 None if tls is None else tls.credentials,
@@ -115,7 +116,7 @@ class Hub:
                 stack.callback(follower.cancel)
             _allow_many_connections()
             _settle_interpreter()
-            say(greeting(settings, parts.kept, (port, bridge.port), keys))
+            say(greeting(settings, parts.kept, (self._grpc_port, bridge.port), keys))
             await self._stop.wait()
 
     def _signalled(self) -> None:
@@ -199,6 +200,7 @@ class Hub:
             serving=all(statuses.values()),
             version=__version__,
             uptime_seconds=time.monotonic() - self._began,
+            grpc_port=self._grpc_port,
             services={
                 name: "SERVING" if serving else "NOT_SERVING" for name, serving in statuses.items()
             },

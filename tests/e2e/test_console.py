@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, Page, ViewportSize, WebSocketRoute, expect
 
 from switchboard.v1.connect_pb2 import ConnectRequest
-from switchboard.v1.realtime_service_pb2 import BroadcastRequest
+from switchboard.v1.realtime_service_pb2 import BroadcastRequest, ListRoomsRequest
 from switchboard.v1.realtime_service_pb2_grpc import RealtimeServiceStub
 from switchboard.v1.registry_service_pb2 import (
     DeregisterRequest,
@@ -393,6 +393,43 @@ async def test_it_asks_for_a_token_where_the_hub_wants_one(
         await expect(page.locator("#tail-empty")).to_contain_text("it lacks events.subscribe")
         await expect(page.locator("#tail-none")).to_be_hidden()
         await expect(page.get_by_role("alert")).to_be_hidden()
+
+
+async def test_its_commands_name_the_port_that_the_hub_has_for_grpc(
+    hub: HubProcess, browser: Browser
+) -> None:
+    page = await open_console(browser, hub)
+    for place in ("publish", "register"):
+        command = page.locator(f"#{place}-command pre")
+        await expect(command).to_contain_text(f"127.0.0.1:{hub.grpc_port} switchboard.v1.")
+
+
+async def test_titles_are_not_cut_and_a_long_name_stands_beside_its_chevron(
+    hub: HubProcess, browser: Browser
+) -> None:
+    async with hub.channel() as channel:
+        request = ConnectRequest(client_id="a service")
+        request.rooms.add(room="a-room-" + "with-a-long-name-" * 5)
+        request.rooms.add(room="short")
+        realtime = RealtimeServiceStub(channel)
+        stream = realtime.Connect(request)
+        await stream.read()
+        # A call that is over, so that there is a chart of them.
+        await realtime.ListRooms(ListRoomsRequest())
+        for size in (DESKTOP, PHONE):
+            page = await open_console(browser, hub, size)
+            # Rates come with the second look.
+            titles = page.locator(".charts li:not([hidden]) .title")
+            await expect(titles.filter(has_text="gRPC calls")).to_be_visible()
+            cut = "all => all.filter((each) => each.scrollWidth > each.clientWidth).length"
+            assert await titles.evaluate_all(cut) == 0
+            names = page.locator("#rooms summary .name")
+            await expect(names).to_have_count(2)
+            tops = """all => all.map((each) => each.getBoundingClientRect().top
+                - each.parentElement.getBoundingClientRect().top)"""
+            long, short = await names.evaluate_all(tops)
+            assert long == short
+        stream.cancel()
 
 
 async def test_it_fits_a_phone_and_is_worked_by_keyboard(

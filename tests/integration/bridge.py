@@ -42,7 +42,7 @@ from switchboard_server.core.use_cases import UseCases
 from switchboard_server.telemetry.bridge_metrics import BridgeMetrics
 from switchboard_server.wire.codec import DeliveryCodec
 
-REPORT = HealthReport(serving=True, version="1.2.3", uptime_seconds=1.0)
+REPORT = HealthReport(serving=True, version="1.2.3", uptime_seconds=1.0, grpc_port=50051)
 
 
 @dataclass

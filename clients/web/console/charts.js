@@ -15,6 +15,12 @@ const SVG = "http://www.w3.org/2000/svg";
 /** @typedef {Map<string, number>} Sample Sums over labels, by the name of the metric. */
 
 /**
+ * What the page wants to know of `/health`.
+ *
+ * @typedef {{ services: Record<string, string>, grpcPort?: number }} Health Status of each gRPC service; nothing where the hub is away.
+ */
+
+/**
  * @typedef {object} Chart
  * @property {string} title
  * @property {string} unit
@@ -97,9 +103,9 @@ class Sparkline {
 /**
  * Shows health and metrics from now on, while the page can be seen.
  *
- * @param {(services: Record<string, string>) => void} onServices Is told the status of each gRPC service, each time.
+ * @param {(health: Health) => void} onHealth Is told what `/health` says, each time.
  */
-export function watch(onServices) {
+export function watch(onHealth) {
   const lines = CHARTS.map((chart) => new Sparkline(chart));
   byId("charts", HTMLUListElement).append(...lines.map((line) => line.element));
   /** @type {{ at: number, sample: Sample } | null} */
@@ -107,7 +113,7 @@ export function watch(onServices) {
 
   const poll = async () => {
     if (!document.hidden) {
-      onServices(await showHealth());
+      onHealth(await showHealth());
       before = await showMetrics(lines, before);
     }
     setTimeout(poll, POLL_MS);
@@ -115,7 +121,7 @@ export function watch(onServices) {
   void poll();
 }
 
-/** @returns {Promise<Record<string, string>>} */
+/** @returns {Promise<Health>} */
 async function showHealth() {
   const badge = byId("health", HTMLElement);
   try {
@@ -123,14 +129,13 @@ async function showHealth() {
     const health = await (await fetch("health")).json();
     badge.dataset.state = health.status === "SERVING" ? "good" : "bad";
     setText(byId("health-text", HTMLElement), health.status === "SERVING" ? "Serving" : "Not serving");
-    const log = health.log?.kind ? ` · log ${health.log.kind}` : "";
-    setText(byId("facts", HTMLElement), `v${health.version} · up ${duration(health.uptime_seconds)}${log}`);
-    return health.services ?? {};
+    setText(byId("facts", HTMLElement), `v${health.version} · up ${duration(health.uptime_seconds)} · log ${health.log.backend}`);
+    return { services: health.services, grpcPort: health.grpc_port };
   } catch {
     // Whatever it is, the page says that it knows nothing, and asks again.
     badge.dataset.state = "idle";
     setText(byId("health-text", HTMLElement), "Health unknown");
-    return {};
+    return { services: {} };
   }
 }
 

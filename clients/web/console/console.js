@@ -173,8 +173,9 @@ function keepsServices() {
   return services["switchboard.v1.RegistryService"] === "SERVING";
 }
 
-watch((found) => {
-  services = found;
+watch((health) => {
+  services = health.services;
+  if (health.grpcPort) hints.setGrpcPort(health.grpcPort);
   if (session) session.panels.withServices = keepsServices();
 });
 void begin();

@@ -56,6 +56,9 @@ class HealthReport:
     uptime_seconds: float
     """Seconds since it started."""
 
+    grpc_port: int
+    """Where it takes gRPC; 0: that is not known yet."""
+
     services: Mapping[str, str] = field(default_factory=dict)
     """Status of each gRPC service as `grpc.health.v1` names it: SERVING, NOT_SERVING."""
 
@@ -74,6 +77,7 @@ class HealthReport:
             "status": "SERVING" if self.serving else "NOT_SERVING",
             "version": self.version,
             "uptime_seconds": round(self.uptime_seconds, 3),
+            "grpc_port": self.grpc_port,
             "services": dict(self.services),
             "log": dict(self.log),
             "realtime": dict(self.realtime),
