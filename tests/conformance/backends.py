@@ -20,6 +20,7 @@ from tests.support.cluster_logs import LogNode, a_prefix
 from tests.support.events import PlainCodec, bodies, sequences, some
 from tests.support.logs import HookedStore, Recorder
 from tests.support.loop import manual_loop, turns
+from tests.support.rabbit import PATIENCE_SECONDS
 
 MEMORY = "memory"
 SQLITE = "sqlite"
@@ -82,7 +83,11 @@ class Bench:
         )
         self.opened.append(node)
         opened = OpenClusterLog(node)
-        await node.open(opened.listener)
+        await node.start()
+        # Who finds no connection tries again a moment later, which does not come by itself.
+        for link in (node.link, node.reading):
+            await link.wait_connected(PATIENCE_SECONDS)
+        await node.log.open(opened.listener)
         while not node.numbers:
             await node.round_trip()
         return opened
