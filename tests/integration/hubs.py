@@ -1,12 +1,17 @@
 """Hubs for tests that need one of their own."""
 
+import re
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
 
+from switchboard_server.backends.rabbitmq.balance import assign
+from switchboard_server.backends.rabbitmq.forwarding import SEAT
+from switchboard_server.core.cluster.seats import all_seats
 from tests.integration.client import Client, an_event, texts
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.hub import HubProcess
@@ -72,3 +77,53 @@ def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator
     with HubProcess(folder, settings) as hub:
         yield hub
     assert_no_defect(hub.text)
+
+
+@contextmanager
+def running_two(folder: Path, settings: Mapping[str, str]) -> Iterator[list[HubProcess]]:
+    """Two hubs of a cluster that have their shares of the groups: none moves while both run.
+
+    A group that moves brings what is in flight again, and what is settled then has expired. So a
+    hub that has all groups when others come would disturb a test when it makes way, which it does
+    after ten seconds, for no better reason than that the machine is slow. One that ends leaves its
+    groups at once to those that should have them.
+
+    Args:
+        folder: For their data folders.
+        settings: Their settings.
+    """
+    hubs: dict[str, HubProcess] = {}
+    with ExitStack() as stack:
+        for name in ("first", "a", "b"):
+            hub = stack.enter_context(running(folder / name, settings))
+            hubs[_name(hub, hubs)] = hub
+        hubs.pop(next(iter(hubs))).terminate()
+        shares = assign({seat: hubs.keys() for seat in (*all_seats(), SEAT)})
+        for node, hub in hubs.items():
+            share = {seat for seat, holder in shares.items() if holder == node}
+            hub.wait_printed(partial(_holds, share))
+        yield list(hubs.values())
+
+
+def seats_held(text: str) -> set[str]:
+    """The seats that a hub holds, by what it has printed."""
+    held: set[str] = set()
+    for seat, lost in re.findall(r": (\S+) is (?:held here|(not) held here any more)", text):
+        (held.discard if lost else held.add)(seat)
+    return held
+
+
+def _holds(share: set[str], text: str) -> bool:
+    return seats_held(text) == share
+
+
+def _name(hub: HubProcess, others: Collection[str]) -> str:
+    """The name of the newest node, by what it has printed."""
+    found: set[str] = set()
+
+    def named(text: str) -> bool:
+        found.update(re.findall(r": node (\S+)\.\w+ is there", text))
+        return not found <= set(others)
+
+    hub.wait_printed(named)
+    return (found - set(others)).pop()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import grpc
@@ -12,9 +12,10 @@ from switchboard.v1.event_pb2 import Event, Filter
 from switchboard.v1.event_service_pb2 import CallRequest
 from switchboard.v1.group_service_pb2 import ListGroupsRequest
 from switchboard.v1.subscription_pb2 import DELIVERY_MODE_KEY_SHARED
+from switchboard_server.core.cluster.seats import seat_of
 from tests.integration.client import Client, an_event, failing, numbered, texts
 from tests.integration.group_client import Groups, Member, at_once, events_of, ids_of
-from tests.integration.hubs import cluster_settings, connect, running
+from tests.integration.hubs import cluster_settings, connect, running_two, seats_held
 from tests.support.brokers import RabbitServer, RedisServer
 from tests.support.hub import HubProcess
 
@@ -24,11 +25,8 @@ def hubs(
     rabbit: RabbitServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[HubProcess]]:
     """Two hubs."""
-    settings = cluster_settings(rabbit, redis)
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(running(tmp_path_factory.mktemp("hub"), settings)) for _ in range(2)
-        ]
+    with running_two(tmp_path_factory.mktemp("hubs"), cluster_settings(rabbit, redis)) as hubs:
+        yield hubs
 
 
 async def test_members_of_two_hubs_share_a_group_and_settle_through_either(
@@ -89,29 +87,26 @@ async def _settle(groups: Groups, name: str, member: Member, count: int) -> list
 async def test_a_stream_goes_on_when_the_hub_that_has_its_group_ends(
     rabbit: RabbitServer, redis: RedisServer, tmp_path: Path, kind: str, politely: bool
 ) -> None:
-    settings = cluster_settings(rabbit, redis)
-    with (
-        running(tmp_path / "first", settings) as first,
-        running(tmp_path / "next", settings) as hub,
-    ):
+    with running_two(tmp_path, cluster_settings(rabbit, redis)) as (holder, hub):
+        held_there = seats_held(holder.text)
+        name = next(name for name in map("work{}".format, count()) if seat_of(name) in held_there)
         async with connect(hub) as client:
             groups = Groups(client)
-            # The first one has taken all seats before the next one came.
             async with groups.join(
-                "work", kind, mode=DELIVERY_MODE_KEY_SHARED, retry_policy=at_once()
+                name, kind, mode=DELIVERY_MODE_KEY_SHARED, retry_policy=at_once()
             ) as member:
                 await client.publish_batch(
                     [an_event(kind, text=str(number), ordering_key="k") for number in range(10)]
                 )
-                assert await _settle(groups, "work", member, 5) == list("01234")
+                assert await _settle(groups, name, member, 5) == list("01234")
                 held = await member.delivery()
                 assert (held.event.text, held.attempt) == ("5", 1)
                 if politely:
-                    first.terminate()
+                    holder.terminate()
                 else:
-                    first.kill()
-                assert await _settle(groups, "work", member, 5) == list("56789")
-                assert (await groups.outcomes("work", [held.ack_id])) == ["ALREADY_SETTLED"]
-                told, members = await groups.get("work")
+                    holder.kill()
+                assert await _settle(groups, name, member, 5) == list("56789")
+                assert (await groups.outcomes(name, [held.ack_id])) == ["ALREADY_SETTLED"]
+                told, members = await groups.get(name)
                 assert told.progress.lag_events == 0
                 assert len(members) == 1

@@ -24,7 +24,7 @@ from switchboard.v1.subscription_pb2 import (
 )
 from tests.integration.client import Client, an_event, failing, numbered, texts
 from tests.integration.group_client import Groups, Member, at_once, events_of, ids_of, seconds
-from tests.integration.hubs import MEMORY, cluster_settings, running
+from tests.integration.hubs import MEMORY, cluster_settings, running, running_two
 from tests.support.hub import HubProcess
 
 HUBS = {
@@ -46,11 +46,8 @@ def hub(
             request.getfixturevalue("rabbit"), request.getfixturevalue("redis")
         )
         # The other one has about half of the groups.
-        with (
-            running(tmp_path_factory.mktemp("other"), settings),
-            running(tmp_path_factory.mktemp("hub"), settings) as hub,
-        ):
-            yield hub
+        with running_two(tmp_path_factory.mktemp("hubs"), settings) as hubs:
+            yield hubs[0]
     else:
         with running(tmp_path_factory.mktemp("hub"), HUBS[request.param]) as hub:
             yield hub

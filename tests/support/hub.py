@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -45,6 +45,7 @@ class HubProcess:
         self.command = command
         self.output: list[str] = []
         self.grpc_port = self.port = 0
+        self._news = threading.Condition()
 
     def start(self) -> Self:
         """Starts it, and waits until it says where it is."""
@@ -74,7 +75,9 @@ class HubProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.output.append(line)
+            with self._news:
+                self.output.append(line)
+                self._news.notify_all()
             if found := re.search(r"gRPC on .*:(\d+),", line):
                 self.grpc_port = int(found[1])
             if found := re.search(r"health, metrics +https?://.*:(\d+)/", line):
@@ -87,6 +90,15 @@ class HubProcess:
     def text(self) -> str:
         """All that it has printed so far."""
         return "".join(self.output)
+
+    def wait_printed(self, wanted: Callable[[str], bool], seconds: float = 60.0) -> None:
+        """Waits until all that it has printed is as wanted.
+
+        Raises:
+            AssertionError: It was not in that time.
+        """
+        with self._news:
+            assert self._news.wait_for(lambda: wanted(self.text), seconds), self.text
 
     @property
     def address(self) -> str:
