@@ -160,7 +160,7 @@
 
 /**
  * @typedef {object} Options
- * @property {string} [clientId] Name of the connection; default: the hub makes one, which is kept from then on.
+ * @property {string} [clientId] Name of the connection, neither "." nor ".."; default: the hub makes one, which is kept from then on.
  * @property {string} [user] Whose connection it is, on a hub that asks for no token.
  * @property {TokenSource} [token] Token, or a function that gets one. The function is called for each connection, and a minute before the token in use
  *   expires, or halfway where less than two are left; its result is sent on the live connection then.
@@ -1198,6 +1198,7 @@ export class Switchboard extends TypedTarget {
     const Class = options.WebSocket ?? /** @type {any} */ (globalThis).WebSocket;
     if (!Class) throw new TypeError("there is no global WebSocket: pass options.WebSocket, such as that of the package ws");
     if (offline !== "wait" && offline !== "reject") throw new TypeError(`options.offline is "wait" or "reject", not ${offline}`);
+    if (options.clientId === "." || options.clientId === "..") throw new TypeError(`options.clientId cannot be "${options.clientId}", which is left out of addresses`);
     this.#options = { offline, maxWaiting, timeoutMs, openTimeoutMs, minBackoffMs, maxBackoffMs, stableMs, WebSocket: Class };
     this.#token = options.token;
     this.#clientId = options.clientId;

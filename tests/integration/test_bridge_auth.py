@@ -211,7 +211,10 @@ async def test_beyond_the_limit_clients_are_told_when_to_try_again() -> None:
             pass
 
 
-@pytest.mark.parametrize("path", ["/ws/a/b", "/ws/%ff", "/ws/a*", "/ws/%0a", "/ws/" + "x" * 256])
+@pytest.mark.parametrize(
+    "path",
+    ["/ws/a/b", "/ws/%ff", "/ws/a*", "/ws/%0a", "/ws/.", "/ws/%2e%2E", "/ws/" + "x" * 256],
+)
 async def test_a_name_that_is_not_allowed_is_a_bad_request(path: str) -> None:
     async with bridge() as hub:
         with pytest.raises(InvalidStatus) as refused:

@@ -582,6 +582,11 @@ for (const [name, Socket] of Object.entries(SOCKETS)) {
   });
 }
 
+test("a name that an address cannot hold is refused", () => {
+  for (const clientId of [".", ".."]) assert.throws(() => new Switchboard("ws://127.0.0.1:1", { clientId, WebSocket: PackageSocket }), /options\.clientId/);
+  for (const clientId of ["...", ".a"]) new Switchboard("ws://127.0.0.1:1", { clientId, WebSocket: PackageSocket });
+});
+
 test("without a WebSocket the constructor says what to pass", () => {
   const original = globalThis.WebSocket;
   try {

@@ -22,7 +22,7 @@ from switchboard_server.core.errors import (
     shutting_down,
 )
 from switchboard_server.core.principal import Principal
-from switchboard_server.core.realtime.checks import check_name, check_user
+from switchboard_server.core.realtime.checks import check_client_id, check_user
 from switchboard_server.core.use_cases import UseCases
 from switchboard_server.telemetry.bridge_metrics import BridgeMetrics
 
@@ -125,7 +125,7 @@ class WebSocketDoor:
             )
         try:
             opening = handshake.read(request.path, request.headers)
-            check_name("client_id", opening.client_id, required=False)
+            check_client_id(opening.client_id)
             check_user("user", opening.user)
         except (SwitchboardError, ValueError) as error:
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error

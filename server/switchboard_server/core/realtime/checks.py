@@ -31,6 +31,9 @@ MAX_REASON_BYTES = 123
 RESERVED_TYPES = ("ack", "event", "presence")
 """What the bridge says for itself."""
 
+DOTS = (".", "..")
+"""What no connection is called: browsers take them out of a path, even where they are encoded."""
+
 # Control characters, and surrogates, which are no text: no UTF-8 can hold them.
 _UNNAMEABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LARGE_NUMBER = re.compile(rb"\d{309}")
@@ -57,6 +60,19 @@ def check_name(field: str, value: str, *, required: bool = True) -> None:
     if "*" in value or _UNNAMEABLE.search(value):
         raise invalid_field(
             field, f"{value[:40]!r} has a '*' or a control character; leave them out"
+        )
+
+
+def check_client_id(value: str) -> None:
+    """Checks the name that a connection gives itself; empty: it leaves that to the hub.
+
+    Raises:
+        InvalidArgumentError: It is not allowed.
+    """
+    check_name("client_id", value, required=False)
+    if value in DOTS:
+        raise invalid_field(
+            "client_id", f"{value!r} stands for a folder in addresses; take another name"
         )
 
 

@@ -21,6 +21,7 @@ from switchboard_server.core.realtime.checks import (
     MAX_ROOMS,
     another_users,
     check_broadcast,
+    check_client_id,
     check_disconnect,
     check_name,
     check_targets,
@@ -206,7 +207,7 @@ class RealtimeHub:
         """
         principal.require("rooms.join")
         self._check_open()
-        check_name("client_id", wish.client_id, required=False)
+        check_client_id(wish.client_id)
         user = user_of(wish, principal)
         for index, join in enumerate(wish.rooms):
             check_name(f"rooms[{index}].room", join.room)

@@ -84,6 +84,8 @@ async def test_who_may_not_join_may_not_connect(permissions: list[str], rooms: l
         ("a*", "", "r", "client_id", "INVALID_FIELD"),
         ("a\n", "", "r", "client_id", "INVALID_FIELD"),
         ("\ud800", "", "r", "client_id", "INVALID_FIELD"),
+        (".", "", "r", "client_id", "INVALID_FIELD"),
+        ("..", "", "r", "client_id", "INVALID_FIELD"),
         ("x" * 256, "", "r", "client_id", "TOO_LARGE"),
         ("a", "x" * 256, "r", "user", "TOO_LARGE"),
         ("a", "\x00", "r", "user", "INVALID_FIELD"),
