@@ -110,6 +110,22 @@ def test_its_own_tests_pass(name: str) -> None:
     assert int(passed[1]) > 20
 
 
+def test_what_its_pages_link_to_is_in_the_package_or_on_the_web(installed: Path) -> None:
+    package = installed / "node_modules" / "@switchboard-mesh" / "client"
+    for page in ("README.md", "PROTOCOL.md"):
+        targets = re.findall(r"\]\(([^)]+)\)", (package / page).read_text(encoding="utf-8"))
+        assert targets
+        lost = [
+            each
+            for each in targets
+            if not each.startswith("https://")
+            and not (
+                (package / each).is_file() and (package / each).resolve().is_relative_to(package)
+            )
+        ]
+        assert lost == [], page
+
+
 def test_the_readme_has_programs() -> None:
     assert [name for name, _, _ in PROGRAMS] == ["chat.js", "events.js", "errors.js"]
 
