@@ -152,18 +152,15 @@ def decode_events(
     except DecodeError:
         parse(request, raw)  # Says of what they are no bytes.
         raise
-    drafts = Drafts(bodies, [], publisher=publisher)
     if not bodies:
         raise invalid_field("events", "is empty; send at least one", reason="FIELD_MISSING")
     if len(bodies) > MAX_EVENTS:
         raise too_large("events", len(bodies), MAX_EVENTS, "entries")
-    if not first.HasField("binary"):
-        parse(request, raw)  # Text has to be text.
-    route = uniform_route(bodies, drafts.lengths, first)
-    if route is not None:
-        drafts.routes = route
-    else:
+    drafts = Drafts(bodies, _route(first), publisher=publisher)
+    if uniform_route(bodies, drafts.lengths, first) is None:
         drafts = _decode_different(parse_events(request, raw).events, bodies, raw, publisher)
+    elif first.HasField("text"):
+        parse(request, raw)  # Text has to be text, which was not looked at in the others.
     return drafts, seen.request_id
 
 

@@ -95,7 +95,7 @@ def uniform_route(
     """The route that all events of a request have and nothing else but a payload.
 
     Args:
-        bodies: The bytes of each event. What is to be text is known to be.
+        bodies: The bytes of each event. Whether what is to be text is text is not looked at.
         lengths: How many these are.
         first: The first of them, parsed.
 
